@@ -1,0 +1,1 @@
+"""Runs as functions of a typed configuration, and the tables and pages made from their results."""

@@ -1,0 +1,64 @@
+"""Embeddings of categorical fields: one table for all fields, one vector a field."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FieldEmbedding(nn.Module):
+    """Embed single-valued fields, and at most one bag of values as a further field.
+
+    All fields share one table: the code ``c`` of field ``f`` is row ``offset[f] + c``. A bag (the tags of a
+    video, say) is the mean of its values' vectors and the zero vector when it is empty. First-order weights
+    lie beside the vectors as one more channel.
+
+    Args:
+        num_categories: number of codes of each single-valued field, the unknown code included.
+        channels: size of a field's vector.
+        num_bag_categories: number of codes of the bag, 0 for no bag.
+    """
+
+    def __init__(self, num_categories: Sequence[int], channels: int, *, num_bag_categories: int = 0) -> None:
+        super().__init__()
+        self.channels, self.num_bag_categories = channels, num_bag_categories
+        self.num_fields = len(num_categories) + bool(num_bag_categories)
+        offset = torch.tensor([0, *num_categories]).cumsum(0)
+        self.register_buffer("offset", offset[:-1], persistent=False)
+        self.offset: Tensor
+        self.bag_offset = int(offset[-1])
+        self.num_categories = tuple(num_categories)
+        self.table = nn.Embedding(self.bag_offset + num_bag_categories, channels)
+        self.linear = nn.Embedding(self.bag_offset + num_bag_categories, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Vectors from a narrow normal distribution, first-order weights at zero."""
+        nn.init.normal_(self.table.weight, std=0.01)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(
+        self,
+        codes: Int[Tensor, "num_rows num_single_fields"],
+        bag: Int[Tensor, "num_rows bag_size"] | None = None,
+    ) -> tuple[Float[Tensor, "num_rows num_fields channels"], Float[Tensor, " num_rows"]]:
+        """Return the fields' vectors and the sum of their first-order weights.
+
+        Args:
+            codes: codes of the single-valued fields, each in ``[0, num_categories[f])``.
+            bag: codes of the bag, padded with -1.
+        """
+        index = codes + self.offset
+        vectors, linear = self.table(index), self.linear(index).sum(dim=(1, 2))
+        if not self.num_bag_categories:
+            return vectors, linear
+        if bag is None:
+            raise ValueError("the embedding was made with a bag of values; pass `bag`")
+        present = (bag >= 0).to(vectors.dtype)
+        share = present / present.sum(dim=1, keepdim=True).clamp(min=1.0)
+        bag_index = bag.clamp(min=0) + self.bag_offset
+        bag_vector = functional.embedding_bag(bag_index, self.table.weight, mode="sum", per_sample_weights=share)
+        bag_linear = (self.linear(bag_index)[..., 0] * share).sum(dim=1)
+        return torch.cat([vectors, bag_vector[:, None]], dim=1), linear + bag_linear
