@@ -1,0 +1,103 @@
+"""A TemporalCSR on disk: a folder of .npy columns and a JSON header, memory-mapped when opened."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samplers.csr import TemporalCSR
+
+FORMAT_VERSION = 1
+_HEADER = "header.json"
+
+
+class CorruptedCSRError(ValueError):
+    """A folder that is not a whole TemporalCSR of a known version."""
+
+
+def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
+    """Write the folder ``path``. It appears whole or not at all: written under another name, then renamed.
+
+    Raises:
+        FileExistsError: there is something at ``path`` already.
+
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists: remove it first or save under another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        sizes = {}
+        for name, column in {"rowptr": csr.rowptr, **csr.edge_columns()}.items():
+            _write_column(folder / f"{name}.npy", column)
+            sizes[name] = (folder / f"{name}.npy").stat().st_size
+        header = {
+            "format": "TemporalCSR",
+            "version": FORMAT_VERSION,
+            "num_rows": csr.num_rows,
+            "num_cols": csr.num_cols,
+            "num_edges": csr.num_edges,
+            "bytes": sizes,
+        }
+        (folder / _HEADER).write_text(json.dumps(header, indent=2))
+        folder.chmod(0o755)  # mkdtemp's own mode shuts out other users
+        folder.rename(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def open_csr(path: str | os.PathLike[str]) -> TemporalCSR:
+    """Memory-map what ``save_csr`` wrote: nothing is read until it is looked at.
+
+    Raises:
+        CorruptedCSRError: no header, an unknown version, or a column that is missing or cut off.
+
+    """
+    path = Path(path)
+    header = _read_header(path)
+    columns = {}
+    for name, size in header["bytes"].items():
+        file = path / f"{name}.npy"
+        found = file.stat().st_size if file.exists() else 0
+        if found != size:
+            raise CorruptedCSRError(f"{file} should have {size} bytes, it has {found}: copy or save it again")
+        columns[name] = _map_column(file)
+    csr = TemporalCSR(num_cols=header["num_cols"], **columns)
+    if (csr.num_rows, csr.num_edges) != (header["num_rows"], header["num_edges"]):
+        raise CorruptedCSRError(f"{path}: the columns have other lengths than {_HEADER} says: save it again")
+    return csr
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads((path / _HEADER).read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptedCSRError(f"{path} holds no readable {_HEADER}: it is not a saved CSR") from error
+    if header.get("format") != "TemporalCSR" or header.get("version") != FORMAT_VERSION:
+        raise CorruptedCSRError(
+            f"{path} has format {header.get('format')!r} version {header.get('version')!r}, "
+            f"this release reads 'TemporalCSR' version {FORMAT_VERSION}: build it again from its events"
+        )
+    return header
+
+
+def _write_column(file: Path, column: Tensor) -> None:
+    with file.open("wb") as stream:
+        np.save(stream, column.cpu().numpy())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _map_column(file: Path) -> Tensor:
+    # Copy-on-write rather than read-only: torch has no read-only tensors, and warns of arrays that are.
+    # Nothing reaches the file, and pages stay shared until written to.
+    array = np.load(file, mmap_mode="c", allow_pickle=False)
+    return torch.from_numpy(array)
