@@ -62,21 +62,28 @@ class BootstrapResult:
     @property
     def standard_error(self) -> float:
         """Standard deviation over the resamples."""
-        return float(np.nanstd(self.resampled, ddof=1))
+        return float(np.std(self._defined, ddof=1)) if len(self._defined) > 1 else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
         """Percentile interval at ``confidence``."""
+        if not len(self._defined):
+            return math.nan, math.nan
         tail = (1.0 - self.confidence) / 2.0
-        lower, upper = np.nanquantile(self.resampled, [tail, 1.0 - tail])
+        lower, upper = np.quantile(self._defined, [tail, 1.0 - tail])
         return float(lower), float(upper)
 
     @property
     def p_value(self) -> float:
         """Two-sided p-value that ``value`` is 0: twice the smaller tail, never below 2 / (resamples + 1)."""
-        drawn = self.resampled[~np.isnan(self.resampled)]
-        smaller = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-        return min(1.0, 2.0 * (smaller + 1) / (len(drawn) + 1))
+        if not len(self._defined):
+            return math.nan
+        smaller = min(int((self._defined <= 0).sum()), int((self._defined >= 0).sum()))
+        return min(1.0, 2.0 * (smaller + 1) / (len(self._defined) + 1))
+
+    @property
+    def _defined(self) -> np.ndarray:
+        return self.resampled[~np.isnan(self.resampled)]
 
 
 def delong(label: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> DeLongTest:

@@ -1,0 +1,223 @@
+"""Pictures of a report as inline SVG that takes its colours from the page, in light and in dark."""
+
+import io
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Matplotlib writes these colours; the page's style sheet decides what they look like.
+_INK, _MUTED, _GRID, _FILL = "#fe0001", "#fe0002", "#fe0003", "#fe0004"
+_SERIES = tuple(f"#fe01{position:02x}" for position in range(8))
+_VARIABLE_OF_COLOR = {
+    _INK: "var(--ink)",
+    _MUTED: "var(--muted)",
+    _GRID: "var(--grid)",
+    _FILL: "var(--fill)",
+    **{color: f"var(--series-{position})" for position, color in enumerate(_SERIES)},
+}
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_STYLE: Any = {  # the keys' type is a long Literal of matplotlib's own
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a model's name is a $
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": _GRID,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _GRID,
+    "ytick.color": _GRID,
+    "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _MUTED,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+}
+
+
+class Series(NamedTuple):
+    """One model's line: means over seeds, and their deviation (NaN with one seed: no band)."""
+
+    label: str
+    x: Sequence[float]
+    mean: Sequence[float]
+    deviation: Sequence[float]
+
+
+class Interval(NamedTuple):
+    """A difference with its interval."""
+
+    label: str
+    difference: float
+    lower: float
+    upper: float
+
+
+def plot_by_hour(series: Sequence[Series], rows_of_hour: Mapping[int, int], y_label: str = "AUC") -> str:
+    """Draw a line per model over the hours of the day, and bars of how many rows each hour has."""
+    with _style():
+        figure = _figure(9.6, 4.6)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+        _draw_series(top, series)
+        _mark_chance(top, series, 0.5)
+        top.set_ylabel(y_label)
+        _legend_above(top, len(series))
+        hours = sorted(rows_of_hour)
+        bottom.bar(hours, [rows_of_hour[hour] for hour in hours], width=0.7, color=_FILL)
+        bottom.set_ylabel("rows")
+        bottom.set_xlabel("hour of the day; 8 is [8:00, 9:00)")
+        bottom.set_xticks(range(0, 24, 2))
+        bottom.set_xlim(-0.7, 23.7)
+        bottom.grid(visible=False, axis="x")
+        for axes in (top, bottom):
+            for boundary in (7.5, 15.5):
+                axes.axvline(boundary, color=_MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+        return _to_svg(figure, "hour", f"{y_label} of each model by hour of the day, and rows in each hour")
+
+
+def plot_reliability(series: Sequence[Series]) -> str:
+    """Click rate against mean score in bins; on the diagonal a model promises what happens."""
+    with _style():
+        figure = _figure(5.4, 4.8)
+        axes = figure.subplots()
+        values = [v for one in series for v in (*one.x, *one.mean) if math.isfinite(v)]
+        limit = min(1.0, 1.05 * max(values, default=1.0))
+        axes.plot([0, limit], [0, limit], color=_MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        _draw_series(axes, series)
+        axes.set_xlim(0, limit)
+        axes.set_ylim(0, limit)
+        axes.set_aspect("equal")
+        axes.set_xlabel("mean predicted click rate of the bin")
+        axes.set_ylabel("observed click rate")
+        axes.legend(loc="upper left")
+        return _to_svg(figure, "reliability", "Observed against predicted click rate in bins, by model")
+
+
+def plot_curves(panels: Mapping[str, Sequence[Series]], x_label: str) -> str:
+    """Training curves, one panel per metric side by side, a line per model."""
+    with _style():
+        num_columns = min(len(panels), 3)
+        num_rows = math.ceil(len(panels) / num_columns)
+        figure = _figure(max(5.4, 3.6 * num_columns), 3.2 * num_rows)
+        grid = figure.subplots(num_rows, num_columns, squeeze=False)
+        labels = sorted({one.label for series in panels.values() for one in series})
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (metric, series) in zip(grid.flat, panels.items(), strict=False):
+            # a model keeps its colour where another has no such curve
+            _draw_series(axes, series, [labels.index(one.label) for one in series])
+            axes.set_title(metric)
+            axes.set_xlabel(x_label)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        handles = {}
+        for axes in grid.flat:
+            handles.update(
+                {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+            )
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(len(handles), 5))
+        return _to_svg(figure, "curves", "Training curves by model")
+
+
+def plot_intervals(intervals: Sequence[Interval], x_label: str) -> str:
+    """Differences with their intervals, one line each; an interval that misses 0 tells the two apart."""
+    with _style():
+        figure = _figure(9.6, 0.9 + 0.42 * len(intervals))
+        axes = figure.subplots()
+        axes.axvline(0.0, color=_MUTED, linewidth=1.0)
+        positions = range(len(intervals), 0, -1)
+        for position, one in zip(positions, intervals, strict=True):
+            color = _INK if one.lower > 0 or one.upper < 0 else _MUTED
+            axes.plot([one.lower, one.upper], [position, position], color=color, linewidth=2.0)
+            axes.plot([one.difference], [position], color=color, marker="o", markersize=6)
+        axes.set_yticks(list(positions), [one.label for one in intervals])
+        axes.set_ylim(0.4, len(intervals) + 0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(x_label)
+        return _to_svg(figure, "intervals", x_label)
+
+
+def _style() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Make a figure without pyplot, which would choose a screen and keep the figure alive."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _draw_series(axes: "Axes", series: Sequence[Series], positions: Sequence[int] | None = None) -> None:
+    import numpy as np
+
+    for one, position in zip(series, positions or itertools.count(), strict=False):
+        color, marker = _SERIES[position % len(_SERIES)], _MARKERS[position % len(_MARKERS)]
+        mean, deviation = np.asarray(one.mean, np.float64), np.asarray(one.deviation, np.float64)
+        line_style = "-" if position < len(_SERIES) else "--"
+        axes.plot(one.x, mean, color=color, marker=marker, label=one.label, linestyle=line_style)
+        if np.isfinite(deviation).any():
+            axes.fill_between(
+                np.asarray(one.x, np.float64),
+                mean - deviation,
+                mean + deviation,
+                color=color,
+                alpha=0.16,
+                linewidth=0,
+            )
+
+
+def _mark_chance(axes: "Axes", series: Sequence[Series], chance: float) -> None:
+    """Draw the value of a random score where the figures come near it."""
+    values = [value for one in series for value in one.mean if math.isfinite(value)]
+    if values and min(values) < chance + 0.02:
+        axes.axhline(chance, color=_MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+
+
+def _legend_above(axes: "Axes", num_series: int) -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=max(1, min(num_series, 5)), borderaxespad=0.2
+    )
+
+
+def _to_svg(figure: "Figure", name: str, description: str) -> str:
+    """SVG for inlining: no header, no metadata, no fixed size, page's fonts and colours, own element ids."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # equal input, equal bytes
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    head, _, body = svg.partition(">")
+    view_box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', head)
+    assert view_box is not None
+    width = round(1.4 * float(view_box[1]))  # px for pt: letters of about 14 px at full width
+    svg = f'<svg {view_box[0]} style="max-width: {width}px" role="img" aria-label="{description}">{body}'
+    svg = re.sub(r"font(-family)?: ([^;\"]*?)('[^\"]*?|sans-serif)(?=[;\"])", _use_page_font, svg)
+    # several pictures share a page: ids get the picture's name in front
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    for color, variable in _VARIABLE_OF_COLOR.items():
+        svg = svg.replace(color, variable)
+    return svg
+
+
+def _use_page_font(match: re.Match[str]) -> str:
+    """Keep size and weight, drop the names of fonts that the reader may lack."""
+    return f"font{match[1] or ''}: {match[2]}var(--font)"
