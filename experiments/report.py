@@ -98,8 +98,8 @@ _PERIOD_TEXT = (
 )
 _TEST_TEXT = (
     "Each model's predictions are averaged over its seeds, and both models are tested on the same rows. "
-    "DeLong's test takes rows as independent; the bootstrap draws users with all their rows, 95% intervals are "
-    "its percentiles. P-values are corrected over the baselines (Holm), the intervals are not."
+    "DeLong's test takes rows as independent; the bootstrap draws users with all their rows, 95% intervals "
+    "are its percentiles. P-values are corrected over the baselines (Holm), the intervals are not."
 )
 
 
@@ -375,7 +375,10 @@ def _test_sections(tests: list[PairedTest]) -> list[Section]:
     model = tests[0].model
     pictures = []
     if intervals:
-        caption = f"Bootstrap over users: right of 0, {model} is better than the baseline of the line."
+        caption = (
+            f"Bootstrap over users: right of 0, {model} is better. "
+            "Drawn strong where the uncorrected 95% interval misses 0."
+        )
         pictures.append(Picture(plot_intervals(intervals, f"{model} minus the baseline"), caption))
     # users' rows depend on each other, so the words are the bootstrap's; DeLong's test stands in the table
     verdicts = [
