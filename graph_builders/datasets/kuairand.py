@@ -48,7 +48,7 @@ _SCHEMA = EventSchema(
     time_unit="ms",
     resolution="ms",
     behavior="behavior",
-    behaviors=("impression", "click", "long_view", "like", "long_watch"),
+    behaviors=("impression", "click", "skip", "long_view", "like", "long_watch"),
     domain="domain",
     domains=("internal", "external", "early"),
     available_time="available_time",
@@ -73,8 +73,8 @@ def load_kuairand_pure(
             that reads them SEES THE FUTURE. For studies of leakage only.
 
     Returns:
-        Tables with times in milliseconds. Behaviours: "impression" (every row), "click", "long_view",
-        "like" in domains "internal" and "external", with the attribute ``tab``; "long_watch" and "like"
+        Tables with times in milliseconds. Behaviours: "impression" (every row), "click", "skip" (shown
+        and not clicked, where that means something), "long_view", "like" in domains "internal" and "external", with the attribute ``tab``; "long_watch" and "like"
         in domain "early", all at the user's ``last_time_ms``, in the order of the sequence. Contexts of
         the impressions: ``tab`` and the local ``hour`` of day; the label is ``is_click``.
 
@@ -133,9 +133,11 @@ def _log_events(shown: pl.DataFrame) -> EventLog:
     """Make one event of every thing that happened to a shown video."""
     at_once, after_play = pl.col("time"), pl.col("time") + pl.col("play_time_ms")
     true_click = (pl.col("is_click") == 1) & ~pl.col("tab").is_in(TABS_WITHOUT_CLICKS)
+    skip = (pl.col("is_click") == 0) & ~pl.col("tab").is_in(TABS_WITHOUT_CLICKS)
     behaviors = {
         "impression": (pl.lit(True), at_once),
         "click": (true_click, at_once),
+        "skip": (skip, at_once),
         "long_view": (pl.col("long_view") == 1, after_play),
         "like": (pl.col("is_like") == 1, after_play),
     }
