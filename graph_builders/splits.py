@@ -142,7 +142,7 @@ def period_start(time: Int64[Tensor, "..."], length: int, *, utc_offset: int = 0
 
 
 def day_bounds(
-    day: str | date, *, utc_offset_hours: float = 0, time_resolution: Resolution = "s"
+    day: str | date, *, utc_offset_hours: int | float = 0, time_resolution: Resolution = "s"
 ) -> tuple[int, int]:
     """Return the first time of a local day and the first time of the next one.
 

@@ -42,7 +42,7 @@ class DatasetTables:
     item_table: pl.DataFrame | None = None
     text_tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     internal_domains: tuple[str, ...] = ("internal",)
-    utc_offset_hours: float = 0.0
+    utc_offset_hours: int | float = 0
     licence: str = ""
     citation: str = ""
     notes: tuple[str, ...] = ()
