@@ -128,8 +128,6 @@ class NegativeSampler:
         mask = torch.zeros_like(node, dtype=torch.bool)
         query, slot = (total > 0)[:, None].expand_as(mask).nonzero(as_tuple=True)
         for attempt in range(_NUM_ROUNDS):
-            if len(query) == 0:
-                return node, mask
             uniform = keyed_uniform(
                 self.random_seed, epoch, "negative", seed[query], time[query], slot, attempt
             )
@@ -157,6 +155,8 @@ class NegativeSampler:
         mask: Tensor,
     ) -> None:
         """Fill slots that rejection left open: list every allowed item of the seeds concerned."""
+        if len(query) == 0:
+            return
         items = torch.arange(self.num_items, device=seed.device)
         for rows in torch.split(torch.unique(query), max(1, MAX_EXPANDED // max(self.num_items, 1))):
             shape = (len(rows), self.num_items)

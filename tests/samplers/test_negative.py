@@ -1,0 +1,124 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samplers import NegativeSampler
+from tests.reference import samplers as reference
+from tests.reference.samplers import Edge
+from tests.samplers.strategies import NUM_SOURCES, bounds, chi_square_ok, csr_of, edge_sets, queries, tensors
+
+NUM_ITEMS = NUM_SOURCES  # users are destinations of the edges, items their sources
+
+
+def make(edges, distribution="uniform", **options):
+    return NegativeSampler(
+        csr_of(edges),
+        num_items=NUM_ITEMS,
+        distribution=distribution,
+        item_csr=csr_of(edges, row="source") if distribution == "popularity" else None,
+        **options,
+    )
+
+
+def allowed_weights(edges, user, time, distribution, catalogue, bound, power):
+    """Weight of each item from the definition."""
+    known = {e.source for e in reference.visible(edges, user, time, bound)}
+    weights = []
+    for item in range(NUM_ITEMS):
+        count = sum(e.source == item and reference.is_visible(e, time, bound) for e in edges)
+        exists = catalogue is None or catalogue[item] <= time
+        weight = 1.0 if distribution == "uniform" else float(count > 0) * count**power
+        weights.append(weight if exists and item not in known else 0.0)
+    return weights
+
+
+@settings(max_examples=120)
+@given(
+    edge_sets(),
+    queries,
+    st.sampled_from(["uniform", "popularity"]),
+    st.one_of(st.none(), st.lists(st.integers(0, 12), min_size=NUM_ITEMS, max_size=NUM_ITEMS)),
+    bounds,
+    st.integers(0, 8),
+)
+def test_negatives_are_allowed_and_found_where_there_are_any(
+    edges, asked, distribution, catalogue, bound, rounds
+):
+    catalogue_time = None if catalogue is None else torch.tensor(catalogue)
+    sampler = make(edges, distribution, catalogue_time=catalogue_time, bound=bound)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samplers.negative._NUM_ROUNDS", rounds)
+        patch.setattr("samplers.negative.MAX_EXPANDED", 9)
+        node, mask = sampler.sample(*tensors(asked), 3)
+    assert node.shape == (len(asked), 3)
+    assert (node[~mask] == 0).all()
+    for i, (user, time) in enumerate(asked):
+        weights = allowed_weights(edges, user, time, distribution, catalogue, bound, 0.75)
+        assert mask[i].tolist() == [sum(weights) > 0] * 3
+        assert all(weights[item] > 0 for item in node[i][mask[i]].tolist())
+
+
+CROWD = [Edge(i % 4, i % 5, i % 7, i, i % 7) for i in range(8)] + [
+    Edge([0, 1, 1, 2, 2, 2, 2, 3][i % 8], 4, 3, 8 + i, 3) for i in range(24)
+]
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 8])  # from the list alone, mixed, mostly by rejection
+@pytest.mark.parametrize(
+    ("distribution", "power"), [("uniform", 0.75), ("popularity", 0.75), ("popularity", 0.0)]
+)
+def test_the_distribution_is_the_stated_one(monkeypatch, rounds, distribution, power):
+    monkeypatch.setattr("samplers.negative._NUM_ROUNDS", rounds)
+    catalogue = [0, 0, 5, 1]
+    sampler = make(CROWD, distribution, power=power, catalogue_time=torch.tensor(catalogue), random_seed=2)
+    for user, time in ((0, 9), (1, 4), (3, 6)):
+        node, mask = sampler.sample(torch.tensor([user]), torch.tensor([time]), 4000)
+        weights = allowed_weights(CROWD, user, time, distribution, catalogue, "strict", power)
+        assert sum(w > 0 for w in weights) >= 2
+        assert mask.all()
+        assert chi_square_ok(torch.bincount(node[0], minlength=NUM_ITEMS), weights)
+
+
+@given(edge_sets(), queries, st.sampled_from(["uniform", "popularity"]))
+@settings(max_examples=40)
+def test_a_seed_draws_the_same_in_any_batch(edges, asked, distribution):
+    sampler = make(edges, distribution)
+    node, mask = sampler.sample(*tensors(asked), 3, epoch=5)
+    for i, query in enumerate(asked):
+        alone, alone_mask = sampler.sample(*tensors([query]), 3, epoch=5)
+        assert torch.equal(alone[0], node[i])
+        assert torch.equal(alone_mask[0], mask[i])
+
+
+@given(
+    edge_sets(delayed=False), edge_sets(delayed=False), queries, st.sampled_from(["uniform", "popularity"])
+)
+@settings(max_examples=40)
+def test_later_edges_change_nothing(edges, later, asked, distribution):
+    latest = max((t for _, t in asked), default=0)
+    late = [Edge(e.source, e.destination, e.time, 99 + e.edge_id, max(latest, e.time), 1.0) for e in later]
+    before = make(edges, distribution).sample(*tensors(asked), 3)
+    after = make(edges + late, distribution).sample(*tensors(asked), 3)
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+
+
+def test_epochs_and_seeds_draw_differently():
+    sampler = make(CROWD)
+    seed, time = torch.tensor([0, 0]), torch.tensor([9, 8])
+    first, _ = sampler.sample(seed, time, 40)
+    assert not torch.equal(first, sampler.sample(seed, time, 40, epoch=1)[0])
+    assert not torch.equal(first, make(CROWD, random_seed=1).sample(seed, time, 40)[0])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_callers_mistakes_are_told():
+    with pytest.raises(ValueError, match="needs item_csr"):
+        NegativeSampler(csr_of([]), num_items=4, distribution="popularity")
+    with pytest.raises(ValueError, match="num_items must be at least the 4 columns"):
+        NegativeSampler(csr_of([]), num_items=3)
+    with pytest.raises(ValueError, match="catalogue_time needs 6 values, got 4"):
+        NegativeSampler(csr_of([]), num_items=6, catalogue_time=torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="seed ids must lie"):
+        make([]).sample(torch.tensor([5]), torch.tensor([0]), 2)
