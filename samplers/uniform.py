@@ -81,7 +81,7 @@ class UniformNeighborSampler:
 
 
 def _distinct_ranks(uniform: Tensor, count: Tensor) -> Tensor:
-    """Choose ``width`` distinct numbers below each count; all of them where the count is not larger.
+    """Choose ``width`` distinct numbers below each count; where it is smaller, the first ``count`` are all.
 
     Floyd's algorithm (Bentley, Floyd: Programming Pearls, CACM 30(9), 1987), all rows at once: slot s draws
     from [0, count - width + s] and takes that bound itself where the draw is taken.
@@ -92,6 +92,6 @@ def _distinct_ranks(uniform: Tensor, count: Tensor) -> Tensor:
     for slot in range(width):
         last = first + slot
         drawn = scale_to_integers(uniform[:, slot], last + 1)
-        taken = (chosen[:, :slot] == drawn[:, None]).any(1) | (count <= width)
+        taken = (chosen[:, :slot] == drawn[:, None]).any(1)
         chosen[:, slot] = torch.where(taken, last, drawn)
     return chosen

@@ -140,6 +140,28 @@ def test_a_seed_sees_the_same_in_any_batch(options, graph, asked, fan_out, next_
             assert tree(together, node_type, row, 2) == tree(alone, node_type, 0, 2)
 
 
+@pytest.mark.parametrize("fan_out", [[3, 3], [4, 2]])
+def test_a_seed_that_another_seed_reaches_changes_nothing(fan_out):
+    """Dense rows, so that a draw with another hop's key or fan-out would be seen."""
+    graph = {e: [Edge(i % COUNTS[e[0]], i % COUNTS[e[2]], i, i, i) for i in range(120)] for e in EDGE_TYPES}
+    sampler = MultiHopSampler(csrs_of(graph), fan_out, strategy=UniformNeighborSampler)
+    users = [(node, 130) for node in range(4)]
+    together = sampler.sample(as_input({"user": users, "item": [(node, 130) for node in range(5)]}))
+    for i, pair in enumerate(users):
+        alone = sampler.sample(as_input({"user": [pair]}))
+        assert tree(together, "user", int(together.seed_index["user"][i]), 2) == tree(alone, "user", 0, 2)
+
+
+def test_hops_with_fan_outs_of_their_own_draw_anew():
+    graph = {e: [Edge(i % COUNTS[e[0]], i % COUNTS[e[2]], i, i, i) for i in range(120)] for e in EDGE_TYPES}
+    sampler = MultiHopSampler(csrs_of(graph), [5, 5, 4], strategy=UniformNeighborSampler)
+    subgraph = sampler.sample(as_input({"user": [(1, 130)]}))
+    first, third = subgraph.hops[0][CLICKED], subgraph.hops[2][CLICKED]
+    again = subgraph.node["user"][third.first_row : third.first_row + third.num_rows] == 1
+    assert again.sum() == 1
+    assert not set(third.edge_id[again][0].tolist()) <= set(first.edge_id[0].tolist())
+
+
 def test_one_shared_time_has_each_node_once():
     graph = {e: [Edge(i % COUNTS[e[0]], i % COUNTS[e[2]], i, i, i) for i in range(9)] for e in EDGE_TYPES}
     subgraph = MultiHopSampler(csrs_of(graph), [3, 3, 3]).sample(

@@ -70,9 +70,9 @@ CROWD = [Edge(i % 4, i % 5, i % 7, i, i % 7) for i in range(8)] + [
 )
 def test_the_distribution_is_the_stated_one(monkeypatch, rounds, distribution, power):
     monkeypatch.setattr("samplers.negative._NUM_ROUNDS", rounds)
-    catalogue = [0, 0, 5, 1]
+    catalogue = [0, 0, 1, 5]
     sampler = make(CROWD, distribution, power=power, catalogue_time=torch.tensor(catalogue), random_seed=2)
-    for user, time in ((0, 9), (1, 4), (3, 6)):
+    for user, time in ((0, 9), (1, 4), (3, 6), (4, 2)):
         node, mask = sampler.sample(torch.tensor([user]), torch.tensor([time]), 4000)
         weights = allowed_weights(CROWD, user, time, distribution, catalogue, "strict", power)
         assert sum(w > 0 for w in weights) >= 2

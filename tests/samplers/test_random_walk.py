@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,6 +102,34 @@ def test_a_directed_walk_goes_on_while_it_can():
     backward = walk(graph, [(0, 9)], 6, direction="backward")
     assert nodes_of(backward, 0) == [("user", 0), ("item", 0)]
     assert forward.joint_id({"user": 0, "item": 100}).tolist() == [[0, 100, 1, 101, 2, 0]]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("delay", [0, 2])
+def test_times_rise_or_fall_along_directed_walks(direction, delay):
+    """Every user and item share one edge, so that a step's time is known from its ends."""
+    time = torch.randint(0, 15, (4, 5), generator=torch.Generator().manual_seed(3)).tolist()
+    graph = {
+        CLICKED: [Edge(i, u, time[u][i], 5 * u + i, time[u][i] + delay) for u in range(4) for i in range(5)],
+        CLICK: [Edge(u, i, time[u][i], 5 * u + i, time[u][i] + delay) for u in range(4) for i in range(5)],
+    }
+    walks = walk(
+        graph, [(u, t) for u in range(4) for t in (12, 30)], 7, walks_per_node=20, direction=direction
+    )
+    assert (walks.mask.sum(1) > 3).any()
+    for i in range(len(walks.node)):
+        path, as_of = nodes_of(walks, i), (12, 30)[i // 20 % 2]
+        steps = [
+            time[a][b] if kind == "user" else time[b][a] for (kind, a), (_, b) in itertools.pairwise(path)
+        ]
+        steps = steps if direction == "forward" else steps[::-1]
+        assert all(earlier < later for earlier, later in itertools.pairwise(steps))
+        assert all(t + delay < as_of for t in steps)
+        if steps and len(path) < 7:
+            kind, node = path[-1]
+            here = time[node] if kind == "user" else [row[node] for row in time]
+            known = [t for t in here if t + delay < as_of]
+            assert not any(t > steps[-1] if direction == "forward" else t < steps[0] for t in known)
 
 
 @pytest.mark.parametrize("generator", [None, 4])
