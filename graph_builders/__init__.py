@@ -17,6 +17,7 @@ from graph_builders.feature_table import (
     RaggedColumn,
     build_feature_table,
 )
+from graph_builders.features import Bins, FittedFields, Vocabulary, fit_fields
 from graph_builders.graph_files import CorruptedGraphError
 from graph_builders.ids import IdMap
 from graph_builders.splits import (
@@ -31,6 +32,7 @@ from graph_builders.splits import (
 
 __all__ = [
     "BehaviorGraph",
+    "Bins",
     "CategoricalColumn",
     "CorruptedGraphError",
     "Edges",
@@ -39,6 +41,7 @@ __all__ = [
     "EventLogReport",
     "EventSchema",
     "FeatureTable",
+    "FittedFields",
     "IdMap",
     "Impressions",
     "NumericColumn",
@@ -46,11 +49,13 @@ __all__ = [
     "Relation",
     "RelationEdges",
     "TimeSplit",
+    "Vocabulary",
     "build_behavior_graph",
     "build_feature_table",
     "build_impressions",
     "concat_event_logs",
     "day_bounds",
+    "fit_fields",
     "period_start",
     "periods",
     "read_events",

@@ -475,7 +475,6 @@ def _check_units(numbers: pl.Series, schema: EventSchema, check: Any) -> None:
         # the declared unit is right if it occurs at all; else the most frequent one
         main = schema.time_unit if schema.time_unit in counts else max(counts, key=lambda unit: counts[unit])
         found = ", ".join(f"{count} values look like {unit!r}" for unit, count in counts.items())
-        strays = pl.Series([False] * 0, dtype=pl.Boolean)
         strays = pl.repeat(False, len(numbers), eager=True)
         for unit, flags in inside.items():
             if unit in counts and unit != main:
@@ -511,7 +510,11 @@ def _mark_duplicates(
     """Count the rows whose key came earlier, and drop them if asked."""
     _check_columns(frame.columns, key, "duplicate_key")
     columns = list(key) if key is not None else frame.columns
-    num_duplicates = frame.height - int(frame.select(pl.struct(columns).n_unique()).item())
+    hashes = frame.select(columns).hash_rows()
+    if hashes.n_unique() == frame.height:  # no equal hashes, so no equal rows
+        return frame, 0
+    suspects = frame.select(columns).filter(hashes.is_duplicated())
+    num_duplicates = suspects.height - int(suspects.select(pl.struct(columns).n_unique()).item())
     if drop and num_duplicates:
         frame = frame.unique(subset=columns, keep="first", maintain_order=True)
     return frame, num_duplicates

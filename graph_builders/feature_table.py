@@ -173,7 +173,7 @@ def _column(values: pl.Series) -> Column:
         too_large = ~values.is_between(-(2**24), 2**24)
         if too_large.any():
             raise ValueError(
-                f"column {values.name!r} holds {values.filter(too_large)[0]}, and float32 is exact to {2**24}: "
+                f"column {values.name!r} holds {values.filter(too_large)[0]}, float32 is exact to {2**24}: "
                 "cast it to strings if it is a category, or scale it"
             )
     if not (values.dtype.is_numeric() or values.dtype == pl.Null):

@@ -1,0 +1,1 @@
+"""Speed and size measurements, each a program of its own."""
