@@ -87,7 +87,8 @@ def load_kuairand_pure(
     )
     shown, num_duplicates, num_rows = _read_log(folder)
     log = _log_events(shown)
-    early = _early_events(_read(folder, EARLY_FILE), include_exposures)
+    sequences = _read(folder, EARLY_FILE)
+    early = _early_events(sequences, include_exposures)
     all_impressions = _impressions(shown)
     return DatasetTables(
         name="KuaiRand-Pure (part)",
@@ -95,7 +96,9 @@ def load_kuairand_pure(
         impressions=all_impressions.filter(pl.col("tab") == INTERNAL_TAB).drop("domain"),
         all_impressions=all_impressions,
         contexts=("tab", "hour"),
-        user_table=_user_table(_read(folder, USER_FILE), leaky_user_fields),
+        user_table=_user_table(_read(folder, USER_FILE), leaky_user_fields).join(
+            _early_lengths(sequences), on="user_id", how="left", maintain_order="left"
+        ),
         item_table=_item_table(_read(folder, ITEM_FILE)),
         internal_domains=("internal",),
         utc_offset_hours=UTC_OFFSET_HOURS,
@@ -163,6 +166,14 @@ def _early_events(sequences: pl.DataFrame, include_exposures: bool) -> EventLog:
         for column, name in behaviors.items()
     ]
     return read_events(pl.concat(frames), _SCHEMA, name=EARLY_FILE)
+
+
+def _early_lengths(sequences: pl.DataFrame) -> pl.DataFrame:
+    """Return how many videos each user was shown before the log, of which the sequences keep the last 50.
+
+    Known at the user's ``last_time_ms``: for three users that is after their first event of the log.
+    """
+    return sequences.select("user_id", early_history_len=pl.col("history_len").cast(pl.Int64))
 
 
 def _impressions(shown: pl.DataFrame) -> pl.DataFrame:

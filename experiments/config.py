@@ -1,0 +1,111 @@
+"""The main job's configurations: typed values, one function a named run."""
+
+from dataclasses import dataclass, field, replace
+
+from graphrec.models.trees import TreesConfig
+from graphrec.training.batches import ShortTermConfig
+from graphrec.training.long_term import LongTermConfig
+from graphrec.training.loop import OptimizerConfig
+from graphrec.training.online import OnlineConfig
+
+TEST_DAYS = ("2022-05-04", "2022-05-05", "2022-05-06", "2022-05-07", "2022-05-08")
+VALIDATION_DAY = "2022-05-03"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTTMConfig:
+    """LSTTM and its named options beyond the paper; the defaults were chosen on the validation day."""
+
+    long_term: bool = True
+    past_counts: bool = True
+    item_vectors: bool = True
+    raw_fields: bool = True
+    self_term: bool = True
+    fusion: str = "gate"
+    short_term_domains: tuple[str, ...] = ("internal",)
+    short_term_behaviors: tuple[str, ...] = ("click", "skip")
+    short_term: ShortTermConfig = ShortTermConfig(num_neighbors=20, edge_features=True, degree_features=True)
+    channels: int = 16
+    hidden_channels: tuple[int, ...] = (128, 128)
+    dropout: float = 0.3
+    optimizer: OptimizerConfig = OptimizerConfig()
+    online: OnlineConfig = OnlineConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFMConfig:
+    """DeepFM on the same fields, with or without past counts as dense features."""
+
+    past_counts: bool = False
+    channels: int = 16
+    hidden_channels: tuple[int, ...] = (128, 128)
+    dropout: float = 0.3
+    optimizer: OptimizerConfig = OptimizerConfig()
+    online: OnlineConfig = OnlineConfig()
+
+
+ModelConfig = LSTTMConfig | DeepFMConfig | TreesConfig
+
+
+def lsttm() -> LSTTMConfig:
+    """Return LSTTM as the main table has it."""
+    return LSTTMConfig()
+
+
+def lsttm_literal() -> LSTTMConfig:
+    """Return the paper's LSTTM: clicks alone in the short-term graph, no counts, no raw fields, no own term."""
+    return LSTTMConfig(
+        past_counts=False,
+        item_vectors=False,
+        raw_fields=False,
+        self_term=False,
+        short_term_behaviors=("click",),
+        short_term=ShortTermConfig(num_neighbors=30),
+    )
+
+
+MODELS: dict[str, ModelConfig] = {
+    "LSTTM": lsttm(),
+    "boosted trees": TreesConfig(max_features=0.5),
+    "DeepFM + counts": DeepFMConfig(past_counts=True),
+    "DeepFM": DeepFMConfig(),
+}
+
+EXTRA_MODELS: dict[str, ModelConfig] = {
+    "LSTTM (paper's form)": lsttm_literal(),
+    "LSTTM without the long-term graph": replace(lsttm(), long_term=False),
+    "LSTTM without past counts": replace(lsttm(), past_counts=False),
+    "LSTTM on shuffled times": lsttm(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainConfig:
+    """One run of the main job.
+
+    Attributes:
+        table: name of the result files.
+        test_days: local days; each is scored by models trained on all days before it.
+        seeds: random seeds.
+        models: names out of ``MODELS`` and ``EXTRA_MODELS``.
+        update_forms: online updates to show, out of "none", "union", "chained".
+        period_hours: length of a period.
+        long_term: the long-term module's training.
+        device: "cpu" or "cuda".
+        data: folder of KuaiRand-Pure, default the embedded copy.
+    """
+
+    table: str = "main"
+    test_days: tuple[str, ...] = TEST_DAYS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    models: tuple[str, ...] = tuple(MODELS)
+    update_forms: tuple[str, ...] = ("none", "union")
+    period_hours: int = 1
+    long_term: LongTermConfig = field(default_factory=LongTermConfig)
+    device: str = "cpu"
+    data: str | None = None
+
+
+def demo() -> MainConfig:
+    """Return the demo: the last test day, one seed."""
+    return MainConfig(table="demo", test_days=TEST_DAYS[-1:], seeds=(0,))

@@ -1,0 +1,112 @@
+"""What the click models read: one mini-batch of impressions as tensors, and the sizes of its columns."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from graphrec.nn.bipartite_gat import NodeNeighbors
+from samplers import NodeType
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSizes:
+    """Number of codes of each categorical field, and the number of dense features.
+
+    Code 0 of every field stands for a value that the training data did not hold.
+    """
+
+    num_items: int
+    user_fields: tuple[int, ...]
+    item_fields: tuple[int, ...]
+    item_bag: int
+    context_fields: tuple[int, ...]
+    dense: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NodeFields:
+    """Field codes of nodes: single-valued fields, and one bag of values padded with -1 (no column: no bag)."""
+
+    codes: Int64[Tensor, "num_nodes num_fields"]
+    bag: Int64[Tensor, "num_nodes bag_size"]
+
+    def __getitem__(self, row: Tensor) -> "NodeFields":
+        return NodeFields(codes=self.codes[row], bag=self.bag[row])
+
+    def to(self, device: torch.device | str) -> "NodeFields":
+        """The same on another device."""
+        return NodeFields(codes=self.codes.to(device), bag=self.bag.to(device))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GraphInput:
+    """One sampled graph: who is in it, whose neighbours are where, and what the edges carry.
+
+    Attributes:
+        fields: field codes of every row of each node type's table.
+        node_dense: further features of those rows (degrees as of the query time), or no column.
+        neighbors: the neighbours of the rows that layers compute, by node type.
+        edge_attr: attributes of those edges, (rows, num_neighbors, edge_channels), or no channel.
+        num_nodes_after_hop: as in ``SampledSubgraph``.
+        user_row, item_row: for each impression, its seed's row.
+    """
+
+    fields: dict[NodeType, NodeFields]
+    node_dense: dict[NodeType, Float[Tensor, "_ _"]]
+    neighbors: dict[NodeType, NodeNeighbors]
+    edge_attr: dict[NodeType, Float[Tensor, "_ _ _"]]
+    num_nodes_after_hop: dict[NodeType, list[int]]
+    user_row: Int64[Tensor, " num_rows"]
+    item_row: Int64[Tensor, " num_rows"]
+
+    def to(self, device: torch.device | str) -> "GraphInput":
+        """The same on another device."""
+        moved = {
+            name: NodeNeighbors(*(getattr(n, f.name).to(device) for f in fields(n)))
+            for name, n in self.neighbors.items()
+        }
+        return GraphInput(
+            fields={name: value.to(device) for name, value in self.fields.items()},
+            node_dense={name: value.to(device) for name, value in self.node_dense.items()},
+            neighbors=moved,
+            edge_attr={name: value.to(device) for name, value in self.edge_attr.items()},
+            num_nodes_after_hop=self.num_nodes_after_hop,
+            user_row=self.user_row.to(device),
+            item_row=self.item_row.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClickBatch:
+    """Impressions to score.
+
+    Attributes:
+        user, item: field codes of the user and the target item of each impression.
+        item_id: rows of the item ID table; the last row stands for every unseen item.
+        context: codes of the context fields.
+        dense: numeric features (counts, rates), already scaled.
+        label: 1 for a click.
+        long_user, long_item: the long-term vectors of the user and the item as of the day's start; no column
+            for a model that reads none.
+        graph: the short-term graph around the impressions; None for a model that reads none.
+    """
+
+    user: NodeFields
+    item: NodeFields
+    item_id: Int64[Tensor, " num_rows"]
+    context: Int64[Tensor, "num_rows num_contexts"]
+    dense: Float[Tensor, "num_rows num_dense"]
+    label: Float[Tensor, " num_rows"]
+    long_user: Float[Tensor, "num_rows long_channels"]
+    long_item: Float[Tensor, "num_rows long_channels"]
+    graph: GraphInput | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def to(self, device: torch.device | str) -> "ClickBatch":
+        """The same on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return ClickBatch(**{name: None if value is None else value.to(device) for name, value in moved.items()})

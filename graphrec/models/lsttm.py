@@ -1,0 +1,176 @@
+"""LSTTM (Xie et al., WSDM 2022): a short-term and a long-term graph, a gate and a DeepFM head.
+
+The long-term graph's vectors come in with the batch, as of the start of its day: they are trained on their
+own (``graphrec.training.long_term``), and no gradient of the click loss reaches them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes
+from graphrec.nn import ConcatenationFusion, DeepFM, FieldEmbedding, LongShortTermGate
+from graphrec.nn.bipartite_gat import BipartiteGAT, NodeNeighbors
+from samplers import NodeType
+
+SOURCE_TYPE = {"user": "item", "item": "user"}
+
+
+class ShortTermGraph(nn.Module):
+    """Field embeddings of users and items, and graph attention over their most recent clicks (section 3.2).
+
+    The input vector of a node is its field vectors, side by side.
+    """
+
+    def __init__(
+        self, sizes: InputSizes, *, channels: int = 16, num_layers: int = 2, edge_channels: int = 0,
+        node_channels: int = 0, self_term: bool = False,
+    ) -> None:
+        super().__init__()
+        self.fields = nn.ModuleDict(
+            {
+                "user": FieldEmbedding(sizes.user_fields, channels),
+                "item": FieldEmbedding(sizes.item_fields, channels, num_bag_categories=sizes.item_bag),
+            }
+        )
+        in_channels = {
+            name: embedding.num_fields * channels + node_channels  # type: ignore[operator]
+            for name, embedding in self.fields.items()
+        }
+        self.edge_channels = edge_channels
+        self.gat = BipartiteGAT(
+            in_channels, SOURCE_TYPE, channels, num_layers=num_layers, edge_channels=edge_channels,
+            self_term=self_term,
+        )
+
+    def forward(self, graph: GraphInput) -> dict[NodeType, Tensor]:
+        """Return the short-term vectors of the seeds of both node types, (num distinct seeds, channels)."""
+        x = {}
+        for name, embedding in self.fields.items():
+            fields = graph.fields[name]
+            vectors, _ = embedding(fields.codes, fields.bag if embedding.num_bag_categories else None)
+            x[name] = torch.cat([vectors.flatten(1), graph.node_dense[name]], dim=1)
+        edge_attr = graph.edge_attr if self.edge_channels else None
+        return self.gat(x, graph.neighbors, graph.num_nodes_after_hop, edge_attr)
+
+
+class LongTermGraph(nn.Module):
+    """ID embeddings of users and all items in one space, and graph attention over random neighbours (3.3).
+
+    Rows beyond the known nodes (unseen IDs) have vectors of their own like any other.
+    """
+
+    def __init__(self, num_nodes: Mapping[NodeType, int], *, channels: int = 16, num_layers: int = 2,
+                 self_term: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.ModuleDict({name: nn.Embedding(count, channels) for name, count in num_nodes.items()})
+        for table in self.embedding.values():
+            nn.init.normal_(table.weight, std=channels**-0.5)  # type: ignore[arg-type]
+        self.gat = BipartiteGAT(
+            dict.fromkeys(num_nodes, channels), SOURCE_TYPE, channels, num_layers=num_layers, activation=None,
+            self_term=self_term,
+        )
+
+    def forward(
+        self,
+        node: Mapping[NodeType, Int64[Tensor, " _"]],
+        neighbors: Mapping[NodeType, NodeNeighbors],
+        num_nodes_after_hop: Mapping[NodeType, Sequence[int]],
+    ) -> dict[NodeType, Tensor]:
+        """Return the long-term vectors of the seeds of both node types, (num distinct seeds, channels)."""
+        x = {name: table(node[name]) for name, table in self.embedding.items()}
+        return self.gat(x, neighbors, num_nodes_after_hop)
+
+
+class LSTTM(nn.Module):
+    """The short-term graph, the gate (4)-(5) and the DeepFM head (6); equation (9) without meta-learning.
+
+    The literal form has one field for the fused user vector, one for the target item's ID embedding, and the
+    contexts. Extensions beyond the paper, each an option:
+
+    - ``item_vectors``: the target item's own short-term and long-term vectors are fields of the head, and so
+      the inner product of the user's and the item's long-term vectors enters the score.
+    - ``raw_fields``: user and item fields, which the paper reads through the short-term graph only, are also
+      fields of the head, through the same embedding tables.
+    - ``sizes.dense``: past counts as dense features of the head, as in the baselines.
+    - ``edge_channels``: attributes of the edges (type, age) in the attention of the short-term graph.
+    - ``node_channels``: further features of its nodes (degrees as of the query time).
+
+    Args:
+        sizes: numbers of codes of the inputs.
+        long_channels: size of the long-term vectors, 0 to leave the long-term graph out.
+        channels: size of every vector (paper: 16).
+        fusion: "gate", or "concatenation" for the ablation.
+    """
+
+    def __init__(
+        self,
+        sizes: InputSizes,
+        *,
+        long_channels: int = 16,
+        channels: int = 16,
+        num_layers: int = 2,
+        edge_channels: int = 0,
+        node_channels: int = 0,
+        self_term: bool = False,
+        fusion: Literal["gate", "concatenation"] = "gate",
+        item_vectors: bool = False,
+        raw_fields: bool = False,
+        hidden_channels: Sequence[int] = (128, 128),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.long_channels, self.dense = long_channels, sizes.dense
+        self.item_vectors, self.raw_fields = item_vectors, raw_fields
+        self.short_term = ShortTermGraph(
+            sizes,
+            channels=channels,
+            num_layers=num_layers,
+            edge_channels=edge_channels,
+            node_channels=node_channels,
+            self_term=self_term,
+        )
+        # d_j of equation (5), and the contexts c of equation (6)
+        self.item_and_context = FieldEmbedding((sizes.num_items + 1, *sizes.context_fields), channels)
+        num_fields = 1 + self.item_and_context.num_fields
+        if long_channels:
+            self.long_projection = nn.Linear(long_channels, channels, bias=False)
+            fusions = {"gate": LongShortTermGate, "concatenation": ConcatenationFusion}
+            self.fusion = fusions[fusion](channels, channels)
+        if item_vectors:
+            num_fields += 1 + bool(long_channels)
+        if raw_fields:
+            num_fields += sum(e.num_fields for e in self.short_term.fields.values())  # type: ignore[misc]
+        dense_channels = sizes.dense + (1 if item_vectors and long_channels else 0)
+        self.head = DeepFM(
+            num_fields, channels, dense_channels=dense_channels, hidden_channels=hidden_channels, dropout=dropout
+        )
+
+    def forward(self, batch: ClickBatch) -> Float[Tensor, " num_rows"]:
+        """Return the logit of a click for each impression."""
+        if batch.graph is None:
+            raise ValueError("LSTTM reads the short-term graph: the batch has none")
+        short = self.short_term(batch.graph)
+        user, item_short = short["user"][batch.graph.user_row], short["item"][batch.graph.item_row]
+        vectors, linear = self.item_and_context(torch.cat([batch.item_id[:, None], batch.context], dim=1))
+        dense = batch.dense[:, : self.dense]
+        fields = [vectors]
+        if self.long_channels:
+            # the gradient block of section 3.5: the tables that these rows come from are not trained by L_T
+            long_user, long_item = batch.long_user.detach(), batch.long_item.detach()
+            user, _ = self.fusion(user, self.long_projection(long_user), vectors[:, 0])
+            if self.item_vectors:
+                fields.append(self.long_projection(long_item)[:, None])
+                dense = torch.cat([dense, (long_user * long_item).sum(dim=-1, keepdim=True)], dim=-1)
+        if self.item_vectors:
+            fields.append(item_short[:, None])
+        if self.raw_fields:
+            for name, values in (("user", batch.user), ("item", batch.item)):
+                embedding = self.short_term.fields[name]
+                raw, raw_linear = embedding(values.codes, values.bag if embedding.num_bag_categories else None)
+                fields.append(raw)
+                linear = linear + raw_linear
+        return self.head(torch.cat([user[:, None], *fields], dim=1), linear, dense)

@@ -1,0 +1,203 @@
+"""From impressions to mini-batches for the click models: fields, past counts, long-term vectors, short-term graph.
+
+All inputs of an impression are as of the start of its period, so all impressions of a period share one query
+time and a node is sampled and encoded once for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from graph_builders.splits import Impressions
+from graphrec.models.inputs import ClickBatch, GraphInput, NodeFields
+from graphrec.nn.bipartite_gat import NodeNeighbors, merge_neighbors
+from graphrec.training.long_term import LongTermSnapshots
+from samplers import (
+    EdgeType,
+    MultiHopSampler,
+    NodeType,
+    RecentNeighborSampler,
+    SampledSubgraph,
+    SeedLoader,
+    TemporalCSR,
+    count_edges,
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShortTermConfig:
+    """What is sampled around the impressions of a batch.
+
+    Attributes:
+        num_neighbors: most recent neighbours of a node, for each edge type and hop (paper: 30).
+        num_layers: hops (paper: 2).
+        edge_features: give the edges attributes: their type, and the logarithm of their age.
+        degree_features: give the nodes features: how many edges of each type they have at the query time,
+            and the smoothed share of each type among them.
+    """
+
+    num_neighbors: int = 30
+    num_layers: int = 2
+    edge_features: bool = False
+    degree_features: bool = False
+
+    def edge_channels(self, num_edge_types: int) -> int:
+        """Number of attributes of an edge; ``num_edge_types`` lead into each node type."""
+        return num_edge_types + 1 if self.edge_features else 0
+
+    def degree_channels(self, num_edge_types: int) -> int:
+        """Number of degree features of a node."""
+        return 2 * num_edge_types if self.degree_features else 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClickData:
+    """Everything that batches are cut from; one row for each impression where not said otherwise.
+
+    Attributes:
+        impressions: users and items as rows of the graph, labels.
+        as_of: start of each impression's period: the time of all its queries.
+        context: codes of the context fields.
+        dense: past counts as of ``as_of``, scaled; no column for a model without them.
+        user_fields, item_fields: field codes of all nodes, the unseen row included.
+        snapshots: long-term vectors by day, or None for a model without them.
+        csrs: the short-term graph, or None for a model without it. It may hold later edges: the sampler's
+            strict bound hides them.
+        short_term: how it is sampled.
+        time_unit: units of time in an hour, for the scale of ages.
+    """
+
+    impressions: Impressions
+    as_of: Int64[Tensor, " num_rows"]
+    context: Int64[Tensor, "num_rows num_contexts"]
+    dense: Float32[Tensor, "num_rows num_dense"]
+    user_fields: NodeFields
+    item_fields: NodeFields
+    snapshots: LongTermSnapshots | None = None
+    csrs: Mapping[EdgeType, TemporalCSR] | None = None
+    short_term: ShortTermConfig = ShortTermConfig()
+    units_per_hour: int = 3600
+
+    def with_graph(self, csrs: Mapping[EdgeType, TemporalCSR] | None) -> "ClickData":
+        """The same impressions on another version of the short-term graph."""
+        return replace(self, csrs=csrs)
+
+
+def click_batches(
+    data: ClickData,
+    rows: Int64[Tensor, " num_chosen"],
+    *,
+    batch_size: int,
+    epoch: int = 0,
+    start_batch: int = 0,
+    shuffle: bool = False,
+    random_seed: int = 0,
+) -> Iterator[ClickBatch]:
+    """Yield batches of the chosen impressions, those of a period together, prepared ahead by one thread."""
+    yield from click_loader(
+        data, rows, batch_size=batch_size, shuffle=shuffle, random_seed=random_seed
+    ).batches(epoch, start_batch=start_batch)
+
+
+def click_loader(
+    data: ClickData, rows: Int64[Tensor, " num_chosen"], *, batch_size: int, shuffle: bool, random_seed: int = 0
+) -> SeedLoader[ClickBatch]:
+    """Return the loader behind :func:`click_batches`.
+
+    Shuffled, periods come in random order and so do the rows inside a period; otherwise rows keep the order
+    of ``rows``.
+    """
+    return SeedLoader(
+        len(rows),
+        batch_size=batch_size,
+        collate=lambda index: collate(data, rows[index]),
+        shuffle=shuffle,
+        group=data.as_of[rows] if shuffle else None,
+        random_seed=random_seed,
+    )
+
+
+def collate(data: ClickData, rows: Int64[Tensor, " num_rows"]) -> ClickBatch:
+    """Look up and sample all inputs of the given impressions."""
+    user, item = data.impressions.user[rows], data.impressions.item[rows]
+    as_of = data.as_of[rows]
+    if data.snapshots is None:
+        long_user = long_item = torch.zeros(len(rows), 0)
+    else:
+        long_user = data.snapshots.look_up("user", user, as_of)
+        long_item = data.snapshots.look_up("item", item, as_of)
+    return ClickBatch(
+        user=data.user_fields[user],
+        item=data.item_fields[item],
+        item_id=item,
+        context=data.context[rows],
+        dense=data.dense[rows],
+        label=data.impressions.label[rows],
+        long_user=long_user,
+        long_item=long_item,
+        graph=None if data.csrs is None else _sample_graph(data, data.csrs, user, item, as_of),
+    )
+
+
+def _sample_graph(
+    data: ClickData, csrs: Mapping[EdgeType, TemporalCSR], user: Tensor, item: Tensor, as_of: Tensor
+) -> GraphInput:
+    config = data.short_term
+    sampler = MultiHopSampler(csrs, [config.num_neighbors] * config.num_layers, strategy=RecentNeighborSampler)
+    device = next(iter(csrs.values())).device
+    seeds = {"user": (user.to(device), as_of.to(device)), "item": (item.to(device), as_of.to(device))}
+    subgraph = sampler.sample(seeds)
+    edge_types = list(csrs)
+    neighbors = {name: merge_neighbors(subgraph, name, edge_types) for name in ("user", "item")}
+    fields = {"user": data.user_fields, "item": data.item_fields}
+    return GraphInput(
+        fields={name: fields[name][subgraph.node[name].cpu()] for name in fields},
+        node_dense={name: _degree_features(data, csrs, subgraph, name) for name in fields},
+        neighbors=neighbors,
+        edge_attr={name: _edge_features(data, subgraph, name, neighbors[name]) for name in fields},
+        num_nodes_after_hop=subgraph.num_nodes_after_hop,
+        user_row=subgraph.seed_index["user"],
+        item_row=subgraph.seed_index["item"],
+    )
+
+
+def _edge_features(
+    data: ClickData, subgraph: SampledSubgraph, name: NodeType, neighbors: NodeNeighbors
+) -> Float32[Tensor, "num_rows num_neighbors edge_channels"]:
+    """Type of the edge (one-hot) and log(1 + age in hours), scaled to about one; 0 where masked."""
+    shape = neighbors.mask.shape
+    if not data.short_term.edge_features:
+        return torch.zeros(*shape, 0, device=neighbors.mask.device)
+    query_time = subgraph.time[name][: shape[0], None]
+    age = (query_time - neighbors.edge_time).clamp(min=0) / data.units_per_hour
+    num_types = int(neighbors.relation.max()) + 1 if shape[1] else 0
+    relation = torch.nn.functional.one_hot(neighbors.relation, num_types).float()
+    attr = torch.cat([relation.expand(shape[0], -1, -1), age.log1p()[..., None] / 5], dim=-1)
+    return attr * neighbors.mask[..., None]
+
+
+def _degree_features(
+    data: ClickData, csrs: Mapping[EdgeType, TemporalCSR], subgraph: SampledSubgraph, name: NodeType
+) -> Float32[Tensor, "num_nodes degree_channels"]:
+    """For each edge type into the node: log(1 + count) and share of all, as of the row's time."""
+    node, time = subgraph.node[name], subgraph.time[name]
+    if not data.short_term.degree_features:
+        return torch.zeros(len(node), 0, device=node.device)
+    into = [csr for edge_type, csr in csrs.items() if edge_type[2] == name]
+    count = torch.stack([count_edges(csr, node, time) for csr in into], dim=1).float()
+    share = (count + 1) / (count.sum(dim=1, keepdim=True) + len(into))
+    return torch.cat([count.log1p() / 3, 2 * share - 1], dim=1)
+
+
+def rows_between(data: ClickData, start: int, end: int) -> Int64[Tensor, " num_chosen"]:
+    """Impressions with ``start <= time < end``, in their order."""
+    time = data.impressions.time
+    return ((time >= start) & (time < end)).nonzero()[:, 0]
+
+
+def labels_of(data: ClickData, rows: Sequence[int] | Tensor) -> Tensor:
+    """Labels of the chosen impressions."""
+    return data.impressions.label[torch.as_tensor(rows)]

@@ -1,0 +1,151 @@
+"""Training of a click model by mini-batches: loss, optimiser, learning-rate schedule, checkpoints."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from graphrec.models.inputs import ClickBatch
+from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """How a click model is fitted.
+
+    Attributes:
+        name: "adagrad" (the paper's) or "adamw".
+        learning_rate: of the dense layers; falls linearly to zero over the run where ``decay`` is set.
+        embedding_learning_rate: of the embedding tables.
+        weight_decay: of the dense layers; embedding tables have ``embedding_weight_decay``.
+        epochs: passes over the training rows.
+        batch_size: rows a step.
+    """
+
+    name: Literal["adagrad", "adamw"] = "adamw"
+    learning_rate: float = 1e-3
+    embedding_learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    embedding_weight_decay: float = 0.0
+    decay: bool = True
+    epochs: int = 2
+    batch_size: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPoint:
+    """Mean training loss over the steps since the last point."""
+
+    step: int
+    epoch: float
+    loss: float
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimiser of the paper or AdamW, with groups for dense weights and embedding tables."""
+    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    dense = [p for p in model.parameters() if id(p) not in tables]
+    sparse = [p for p in model.parameters() if id(p) in tables]
+    groups = [
+        {"params": dense, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": sparse, "lr": config.embedding_learning_rate, "weight_decay": config.embedding_weight_decay},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adagrad":
+        return torch.optim.Adagrad(groups)
+    return torch.optim.AdamW(groups)
+
+
+def click_loss(model: nn.Module, batch: ClickBatch) -> torch.Tensor:
+    """Binary cross entropy of clicked and unclicked impressions: LSTTM equation (7)."""
+    return functional.binary_cross_entropy_with_logits(model(batch), batch.label)
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int, int], Iterable[ClickBatch]],
+    *,
+    num_batches: int,
+    config: OptimizerConfig,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    log_every: int = 25,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[TrainingPoint]:
+    """Fit ``model`` in place and return the training curve.
+
+    Where ``checkpoint`` exists, training goes on from it, and ends with the same weights as a run without a
+    break: batches are keyed by (epoch, number), and the generators' states are stored.
+
+    Args:
+        model: returns a logit for each row of a batch.
+        batches: ``batches(epoch, start)`` yields the epoch's batches from number ``start`` on.
+        num_batches: batches an epoch.
+        config: optimiser and schedule.
+        device: where the model and the batches lie.
+        checkpoint: file to write and to resume from.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps that a point of the curve averages.
+        on_step: called with (steps done, steps in all), for progress.
+    """
+    optimizer = make_optimizer(model, config)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    total = config.epochs * num_batches
+    step, curve, loss_sum = 0, list[TrainingPoint](), torch.zeros((), device=device)
+    if checkpoint is not None and checkpoint.exists():
+        state = load_checkpoint(checkpoint, device=device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        restore_random_state(state["random"], device)
+        step, loss_sum = state["step"], state["loss_sum"]
+        curve = [TrainingPoint(**point) for point in state["curve"]]
+
+    def save() -> None:
+        if checkpoint is not None:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "random": random_state(device),
+                "step": step,
+                "loss_sum": loss_sum,
+                "curve": [vars(point) for point in curve],
+            }
+            save_checkpoint(checkpoint, state)
+
+    if on_step is not None:
+        on_step(step, total)
+    model.train()
+    while step < total:
+        epoch, start = divmod(step, num_batches)
+        for batch in batches(epoch, start):
+            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate * (1 - step / total) if config.decay else rate
+            optimizer.zero_grad(set_to_none=True)
+            loss = click_loss(model, batch.to(device))
+            loss.backward()
+            optimizer.step()
+            loss_sum = loss_sum + loss.detach()
+            step += 1
+            if step % log_every == 0:
+                mean = loss_sum.item() / log_every
+                curve.append(TrainingPoint(step=step, epoch=step / num_batches, loss=mean))
+                loss_sum = torch.zeros_like(loss_sum)
+            if step % checkpoint_every == 0 or step == total:
+                save()
+            if on_step is not None:
+                on_step(step, total)
+    model.eval()
+    return curve
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[ClickBatch], *, device: torch.device) -> torch.Tensor:
+    """Click probabilities of the batches' rows in order, (num_rows,) float64 on the CPU."""
+    model.eval()
+    parts = [torch.sigmoid(model(batch.to(device)).double()).cpu() for batch in batches]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
