@@ -20,8 +20,8 @@ from samplers import RecentNeighborSampler, TemporalCSR, count_edges
 class CountedEvents:
     """The events of one behaviour: a code for each column that groups them, and when each became known.
 
-    For an event that is known as soon as it happens ``known_time`` is its own time; for one that is known later
-    (the end of a play, a late delivery) windows and recencies count from when it became known.
+    For an event that is known as soon as it happens ``known_time`` is its own time; for one that is known
+    later (the end of a play, a late delivery) windows and recencies count from when it became known.
     """
 
     columns: Mapping[str, Int64[Tensor, " num_events"]]
@@ -39,6 +39,7 @@ class CountFeatures:
         rates: pairs (numerator, denominator) of behaviours, smoothed towards the rate of all events at the
             query's time.
         recency: behaviours of which the time since the last event is given, NaN where there is none.
+
     """
 
     key: tuple[str, ...]
@@ -71,6 +72,7 @@ def past_counts(
 
     Raises:
         ValueError: an unknown behaviour or column is asked for.
+
     """
     names: list[str] = []
     values: list[Tensor] = []
@@ -81,7 +83,8 @@ def past_counts(
         for window in feature.windows:
             suffix = "" if window is None else f"/{window}"
             counts = {
-                name: count_edges(csr, row, time, window=window).float() for name, (csr, row) in groups.items()
+                name: count_edges(csr, row, time, window=window).float()
+                for name, (csr, row) in groups.items()
             }
             for name in feature.behaviors:
                 names.append(f"{label}:count[{name}]{suffix}")
@@ -108,7 +111,7 @@ def _behaviors_of(feature: CountFeatures) -> list[str]:
 def _group(
     events: Mapping[str, CountedEvents], name: str, columns: Mapping[str, Tensor], key: tuple[str, ...]
 ) -> tuple[TemporalCSR, Tensor]:
-    """The behaviour's events grouped by the key, and each query's row; unseen groups share an empty row."""
+    """Group the behaviour's events by the key; return each query's row: unseen groups share an empty one."""
     if name not in events:
         raise ValueError(f"no events of behaviour {name!r}; there are {sorted(events)}")
     counted = events[name]
@@ -152,7 +155,5 @@ def _place(known: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _common_rate(
     events: Mapping[str, CountedEvents], columns: Mapping[str, Tensor], time: Tensor, pair: tuple[str, str]
 ) -> Tensor:
-    numerator, denominator = (
-        count_edges(*_group(events, name, columns, ()), time).float() for name in pair
-    )
+    numerator, denominator = (count_edges(*_group(events, name, columns, ()), time).float() for name in pair)
     return torch.where(denominator > 0, numerator / denominator.clamp(min=1), 0.5)

@@ -12,7 +12,7 @@ def walk_pairs(
     *,
     context_size: int | None = None,
 ) -> Int[Tensor, "2 num_pairs"]:
-    """All unordered pairs of different positions of a walk at most ``context_size`` steps apart (default: all).
+    """Return the unordered pairs of positions of a walk at most ``context_size`` steps apart (default: all).
 
     Pairs of a node with itself, which a walk that turns back produces, are left out, since equation (8) sums
     over different nodes.

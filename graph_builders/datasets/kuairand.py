@@ -74,9 +74,10 @@ def load_kuairand_pure(
 
     Returns:
         Tables with times in milliseconds. Behaviours: "impression" (every row), "click", "skip" (shown
-        and not clicked, where that means something), "long_view", "like" in domains "internal" and "external", with the attribute ``tab``; "long_watch" and "like"
-        in domain "early", all at the user's ``last_time_ms``, in the order of the sequence. Contexts of
-        the impressions: ``tab`` and the local ``hour`` of day; the label is ``is_click``.
+        and not clicked, where that means something), "long_view", "like" in domains "internal" and
+        "external", with the attribute ``tab``; "long_watch" and "like" in domain "early", all at the
+        user's ``last_time_ms``, in the order of the sequence. Contexts of the impressions: ``tab`` and
+        the local ``hour`` of day; the label is ``is_click``.
 
     Raises:
         EventLogError: a file is missing or damaged, or breaks the event-log rules.

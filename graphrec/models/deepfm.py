@@ -38,7 +38,9 @@ class DeepFMRanker(nn.Module):
         """Return the logit of a click for each impression."""
         parts = [
             self.user_fields(batch.user.codes),
-            self.item_fields(batch.item.codes, batch.item.bag if self.item_fields.num_bag_categories else None),
+            self.item_fields(
+                batch.item.codes, batch.item.bag if self.item_fields.num_bag_categories else None
+            ),
             self.other_fields(torch.cat([batch.item_id[:, None], batch.context], dim=1)),
         ]
         fields = torch.cat([vectors for vectors, _ in parts], dim=1)

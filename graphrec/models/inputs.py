@@ -1,6 +1,7 @@
 """What the click models read: one mini-batch of impressions as tensors, and the sizes of its columns."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -27,7 +28,7 @@ class InputSizes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NodeFields:
-    """Field codes of nodes: single-valued fields, and one bag of values padded with -1 (no column: no bag)."""
+    """Codes of nodes: single-valued fields, and one bag of values padded with -1 (no column: no bag)."""
 
     codes: Int64[Tensor, "num_nodes num_fields"]
     bag: Int64[Tensor, "num_nodes bag_size"]
@@ -36,7 +37,7 @@ class NodeFields:
         return NodeFields(codes=self.codes[row], bag=self.bag[row])
 
     def to(self, device: torch.device | str) -> "NodeFields":
-        """The same on another device."""
+        """Copy to another device."""
         return NodeFields(codes=self.codes.to(device), bag=self.bag.to(device))
 
 
@@ -51,6 +52,7 @@ class GraphInput:
         edge_attr: attributes of those edges, (rows, num_neighbors, edge_channels), or no channel.
         num_nodes_after_hop: as in ``SampledSubgraph``.
         user_row, item_row: for each impression, its seed's row.
+
     """
 
     fields: dict[NodeType, NodeFields]
@@ -62,7 +64,7 @@ class GraphInput:
     item_row: Int64[Tensor, " num_rows"]
 
     def to(self, device: torch.device | str) -> "GraphInput":
-        """The same on another device."""
+        """Copy to another device."""
         moved = {
             name: NodeNeighbors(*(getattr(n, f.name).to(device) for f in fields(n)))
             for name, n in self.neighbors.items()
@@ -91,6 +93,7 @@ class ClickBatch:
         long_user, long_item: the long-term vectors of the user and the item as of the day's start; no column
             for a model that reads none.
         graph: the short-term graph around the impressions; None for a model that reads none.
+
     """
 
     user: NodeFields
@@ -107,6 +110,9 @@ class ClickBatch:
         return len(self.label)
 
     def to(self, device: torch.device | str) -> "ClickBatch":
-        """The same on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return ClickBatch(**{name: None if value is None else value.to(device) for name, value in moved.items()})
+        """Copy to another device."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(device) for name, value in columns.items()
+        }
+        return ClickBatch(**moved)

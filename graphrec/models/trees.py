@@ -52,6 +52,7 @@ class BoostedTrees:
 
         Raises:
             ValueError: the model has not been fitted.
+
         """
         if self.classifier is None:
             raise ValueError("fit the trees before they predict")

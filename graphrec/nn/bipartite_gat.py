@@ -73,6 +73,7 @@ class BipartiteGAT(nn.Module):
         num_layers: layers; the subgraph needs as many hops.
         edge_channels: size of the edges' attributes, 0 for none.
         empty, self_term, activation: as in GATConv.
+
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class BipartiteGAT(nn.Module):
             neighbors: from :func:`merge_neighbors`, for each destination type.
             num_nodes_after_hop: the subgraph's own.
             edge_attr: attributes of the edges in ``neighbors``, (rows, num_neighbors, edge_channels).
+
         """
         current = dict(x)
         for layer_index, layer in enumerate(self.convs):

@@ -41,6 +41,7 @@ class GATConv(nn.Module):
         empty: what a node without neighbours returns before the activation.
         self_term: whether the node's own projection is added for every node.
         activation: applied to the output.
+
     """
 
     def __init__(
@@ -96,10 +97,13 @@ class GATConv(nn.Module):
             neighbor: rows of ``source_x``; a padding slot holds any valid row.
             mask: True for a real neighbour.
             edge_attr: attributes of the traversed edges, where the layer was made with ``edge_channels``.
+
         """
         heads, channels = self.num_heads, self.out_channels
         if (edge_attr is not None) != bool(self.edge_channels):
-            raise ValueError(f"the layer has edge_channels={self.edge_channels}; edge_attr is {edge_attr is not None}")
+            raise ValueError(
+                f"the layer has edge_channels={self.edge_channels}; edge_attr is {edge_attr is not None}"
+            )
         own_DHC = self.lin_destination(x).unflatten(-1, (heads, channels))
         source_SHC = self.lin_source(source_x).unflatten(-1, (heads, channels))
         # w^T [W_d x_i || W_s x_j] splits into a term of i and a term of j, computed once a node

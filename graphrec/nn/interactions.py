@@ -17,7 +17,9 @@ def second_order_interactions(
     return 0.5 * (fields.sum(dim=1).square() - fields.square().sum(dim=1)).sum(dim=-1)
 
 
-def multilayer_perceptron(in_channels: int, hidden_channels: Sequence[int], *, dropout: float) -> nn.Sequential:
+def multilayer_perceptron(
+    in_channels: int, hidden_channels: Sequence[int], *, dropout: float
+) -> nn.Sequential:
     """ReLU layers with dropout behind each, and one linear output; input (N, in_channels), output (N, 1)."""
     layers: list[nn.Module] = []
     for hidden in hidden_channels:
@@ -48,7 +50,9 @@ class DeepFM(nn.Module):
     ) -> None:
         super().__init__()
         self.dense_channels = dense_channels
-        self.mlp = multilayer_perceptron(num_fields * channels + dense_channels, hidden_channels, dropout=dropout)
+        self.mlp = multilayer_perceptron(
+            num_fields * channels + dense_channels, hidden_channels, dropout=dropout
+        )
         self.dense_weight = nn.Parameter(torch.zeros(dense_channels))
         self.bias = nn.Parameter(torch.zeros(()))
 

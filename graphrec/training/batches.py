@@ -1,4 +1,4 @@
-"""From impressions to mini-batches for the click models: fields, past counts, long-term vectors, short-term graph.
+"""From impressions to mini-batches: fields, past counts, long-term vectors, short-term graph.
 
 All inputs of an impression are as of the start of its period, so all impressions of a period share one query
 time and a node is sampled and encoded once for it.
@@ -37,6 +37,7 @@ class ShortTermConfig:
         edge_features: give the edges attributes: their type, and the logarithm of their age.
         degree_features: give the nodes features: how many edges of each type they have at the query time,
             and the smoothed share of each type among them.
+
     """
 
     num_neighbors: int = 30
@@ -45,11 +46,11 @@ class ShortTermConfig:
     degree_features: bool = False
 
     def edge_channels(self, num_edge_types: int) -> int:
-        """Number of attributes of an edge; ``num_edge_types`` lead into each node type."""
+        """Return the number of attributes of an edge; ``num_edge_types`` lead into each node type."""
         return num_edge_types + 1 if self.edge_features else 0
 
     def degree_channels(self, num_edge_types: int) -> int:
-        """Number of degree features of a node."""
+        """Return the number of degree features of a node."""
         return 2 * num_edge_types if self.degree_features else 0
 
 
@@ -68,6 +69,7 @@ class ClickData:
             strict bound hides them.
         short_term: how it is sampled.
         time_unit: units of time in an hour, for the scale of ages.
+
     """
 
     impressions: Impressions
@@ -82,7 +84,7 @@ class ClickData:
     units_per_hour: int = 3600
 
     def with_graph(self, csrs: Mapping[EdgeType, TemporalCSR] | None) -> "ClickData":
-        """The same impressions on another version of the short-term graph."""
+        """Return the same impressions on another version of the short-term graph."""
         return replace(self, csrs=csrs)
 
 
@@ -103,7 +105,12 @@ def click_batches(
 
 
 def click_loader(
-    data: ClickData, rows: Int64[Tensor, " num_chosen"], *, batch_size: int, shuffle: bool, random_seed: int = 0
+    data: ClickData,
+    rows: Int64[Tensor, " num_chosen"],
+    *,
+    batch_size: int,
+    shuffle: bool,
+    random_seed: int = 0,
 ) -> SeedLoader[ClickBatch]:
     """Return the loader behind :func:`click_batches`.
 
@@ -146,7 +153,9 @@ def _sample_graph(
     data: ClickData, csrs: Mapping[EdgeType, TemporalCSR], user: Tensor, item: Tensor, as_of: Tensor
 ) -> GraphInput:
     config = data.short_term
-    sampler = MultiHopSampler(csrs, [config.num_neighbors] * config.num_layers, strategy=RecentNeighborSampler)
+    sampler = MultiHopSampler(
+        csrs, [config.num_neighbors] * config.num_layers, strategy=RecentNeighborSampler
+    )
     device = next(iter(csrs.values())).device
     seeds = {"user": (user.to(device), as_of.to(device)), "item": (item.to(device), as_of.to(device))}
     subgraph = sampler.sample(seeds)

@@ -27,6 +27,7 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> dict[s
 
     Raises:
         ValueError: the file is not a checkpoint or was cut short.
+
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphrec.losses import neighbor_similarity_loss, walk_pairs
 from graphrec.models.lsttm import SOURCE_TYPE, LongTermGraph
@@ -29,6 +29,7 @@ from samplers import (
     count_edges,
     random_walks,
 )
+from samplers.multi_hop import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class LongTermConfig:
         first_steps, steps: gradient steps on the first day, and on each later day.
         learning_rate: of Adam.
         random_seed: keys every draw.
+
     """
 
     channels: int = 16
@@ -74,6 +76,7 @@ class LongTermSnapshots:
     Attributes:
         time: starts of the days, ascending.
         vectors: by node type.
+
     """
 
     time: Int64[Tensor, " num_days"]
@@ -82,12 +85,13 @@ class LongTermSnapshots:
     def look_up(
         self, node_type: NodeType, node: Int64[Tensor, " num_queries"], time: Int64[Tensor, " num_queries"]
     ) -> Float32[Tensor, "num_queries channels"]:
-        """The vector of each node in the last snapshot at or before the query's time.
+        """Return the vector of each node in the last snapshot at or before the query's time.
 
         A snapshot of time d holds edges before d only, so it may be read at d itself.
 
         Raises:
             ValueError: a query is earlier than the first snapshot.
+
         """
         day = torch.searchsorted(self.time, time, right=True) - 1
         if len(day) and int(day.min()) < 0:
@@ -118,6 +122,7 @@ def train_long_term(
         device: where the module is trained; the CSRs must lie there.
         checkpoint: written after each day, and resumed from.
         on_step: called with (steps done, steps in all).
+
     """
     if list(days) != sorted(set(days)):
         raise ValueError(f"days must be ascending and distinct, got {list(days)}")
@@ -154,8 +159,8 @@ def train_long_term(
                 "vectors": {name: torch.stack(rows) for name, rows in kept.items()},
             }
             save_checkpoint(checkpoint, state)
-    vectors = {name: torch.stack(rows) for name, rows in kept.items()}
-    return LongTermSnapshots(torch.tensor(list(days)), vectors), losses
+    snapshots = {name: torch.stack(rows) for name, rows in kept.items()}
+    return LongTermSnapshots(torch.tensor(list(days)), snapshots), losses
 
 
 def pool_edges(csrs: Mapping[EdgeType, TemporalCSR]) -> dict[EdgeType, TemporalCSR]:
@@ -169,7 +174,12 @@ def pool_edges(csrs: Mapping[EdgeType, TemporalCSR]) -> dict[EdgeType, TemporalC
         late = any(csr.available_time is not None for csr in parts)
         known = [csr.edge_time if csr.available_time is None else csr.available_time for csr in parts]
         pooled[source, "any", destination] = TemporalCSR.from_edge_index(
-            torch.stack([torch.cat([csr.row_of_edge() for csr in parts]), torch.cat([csr.col.long() for csr in parts])]),
+            torch.stack(
+                [
+                    torch.cat([csr.row_of_edge() for csr in parts]),
+                    torch.cat([csr.col.long() for csr in parts]),
+                ]
+            ),
             torch.cat([csr.edge_time for csr in parts]),
             num_rows=parts[0].num_rows,
             num_cols=parts[0].num_cols,
@@ -193,9 +203,9 @@ def _step(
     generator = torch.Generator(device=device)
     generator.manual_seed(config.random_seed * 1_000_003 + epoch)
     node_types = sorted(model.embedding)
-    sizes = {name: model.embedding[name].num_embeddings for name in node_types}  # type: ignore[union-attr]
+    sizes = {name: cast(nn.Embedding, model.embedding[name]).num_embeddings for name in node_types}
     offset = {name: sum(sizes[other] for other in node_types[:i]) for i, name in enumerate(node_types)}
-    degree = torch.cat([_degree(csrs, name, int(sizes[name]), as_of) for name in node_types])  # type: ignore[arg-type]
+    degree = torch.cat([_degree(csrs, name, sizes[name], as_of) for name in node_types])
     if not bool(degree.any()):
         return 0.0
     walks = []
@@ -203,10 +213,8 @@ def _step(
     for name in node_types:
         here = start[(start >= offset[name]) & (start < offset[name] + sizes[name])] - offset[name]
         time = torch.full_like(here, as_of)
-        found = random_walks(
-            csrs, here, config.walk_length, start_type=name, as_of=time, generator=generator
-        )
-        walks.append((found.joint_id(offset), found.mask))  # type: ignore[arg-type]
+        found = random_walks(csrs, here, config.walk_length, start_type=name, as_of=time, generator=generator)
+        walks.append((found.joint_id(offset), found.mask))
     pair = walk_pairs(
         torch.cat([w for w, _ in walks]), torch.cat([m for _, m in walks]), context_size=config.context_size
     )
@@ -241,9 +249,7 @@ def _forward(
     epoch: int,
 ) -> dict[NodeType, Tensor]:
     """Vectors of distinct nodes, in the given order, from neighbours sampled before ``as_of``."""
-    sampler = MultiHopSampler(
-        csrs, [config.num_neighbors] * config.num_layers, strategy=_strategy(config)
-    )
+    sampler = MultiHopSampler(csrs, [config.num_neighbors] * config.num_layers, strategy=_strategy(config))
     seeds = {name: (ids, torch.full_like(ids, as_of)) for name, ids in node.items()}
     subgraph = sampler.sample(seeds, epoch=epoch)
     neighbors = {name: merge_neighbors(subgraph, name, list(csrs)) for name in SOURCE_TYPE}
@@ -268,18 +274,21 @@ def _encode(
     return {name: torch.cat([table, torch.zeros_like(table[:1])]) for name, table in vectors.items()}
 
 
-def _strategy(config: LongTermConfig) -> Callable[..., object]:
+def _strategy(config: LongTermConfig) -> Strategy:
     if config.strategy == "recency":
         if config.half_life is None:
             raise ValueError("strategy 'recency' needs a half_life, in the events' unit of time")
         return partial(
-            WeightedNeighborSampler, weight="recency", half_life=config.half_life, random_seed=config.random_seed
+            WeightedNeighborSampler,
+            weight="recency",
+            half_life=config.half_life,
+            random_seed=config.random_seed,
         )
     return partial(UniformNeighborSampler, random_seed=config.random_seed)
 
 
 def _degree(csrs: Mapping[EdgeType, TemporalCSR], node_type: NodeType, size: int, as_of: int) -> Tensor:
-    """Number of visible edges of each node of a type, over all edge types into it; 0 for unseen IDs."""
+    """Count the visible edges of each node of a type, over all edge types into it; 0 for unseen IDs."""
     total = None
     for (_, _, destination), csr in csrs.items():
         if destination == node_type:

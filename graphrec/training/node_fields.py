@@ -22,6 +22,7 @@ def encode_fields(
 
     Raises:
         ValueError: a field holds lists, or the bag does not.
+
     """
     columns, sizes = [], []
     for name in names:

@@ -21,8 +21,9 @@ class OnlineConfig:
         form: "none"; "union": one gradient step from the day's checkpoint over all former periods of the day
             (LSTTM, sections 4 and 5.4.1); "chained": one step a period, each on top of the last.
         learning_rate: of plain gradient descent for the dense layers.
-        embedding_learning_rate: for the embedding tables. The mean loss reaches a row of a table through a few
-            impressions only, so it takes a far larger rate than the dense layers to move at all.
+        embedding_learning_rate: for the embedding tables. The mean loss reaches a row of a table through a
+            few impressions only, so it takes a far larger rate than the dense layers to move at all.
+
     """
 
     form: UpdateForm = "union"
@@ -42,7 +43,8 @@ class OnlineUpdater:
         tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         self.parameters = list(model.parameters())
         self.rates = [
-            config.embedding_learning_rate if id(p) in tables else config.learning_rate for p in self.parameters
+            config.embedding_learning_rate if id(p) in tables else config.learning_rate
+            for p in self.parameters
         ]
         self.checkpoint = [p.detach().clone() for p in self.parameters]
         self.gradient_sum = [torch.zeros_like(p) for p in self.parameters]

@@ -20,6 +20,7 @@ class QuantileScaler:
         marked: features with a column for missing values.
         fit_until: the scaler saw rows before this time only; it may serve rows at or after it, and the rows
             that it was fitted on.
+
     """
 
     transformer: object
@@ -39,6 +40,7 @@ class QuantileScaler:
 
         Raises:
             ValueError: there is no such row.
+
         """
         from sklearn.preprocessing import QuantileTransformer
 

@@ -20,7 +20,9 @@ def test_hand_worked():
         neighbor_similarity_loss(x, pair, negative[:, :0]), torch.tensor(positive_part), rtol=1e-6, atol=0
     )
     whole = positive_part - (log_sigmoid(1.0) + log_sigmoid(-2.0)) / 2
-    torch.testing.assert_close(neighbor_similarity_loss(x, pair, negative), torch.tensor(whole), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        neighbor_similarity_loss(x, pair, negative), torch.tensor(whole), rtol=1e-6, atol=0
+    )
 
 
 def test_pairs_of_a_walk():

@@ -23,7 +23,9 @@ def random_neighborhood(seed, num_destinations=6, num_sources=9, num_neighbors=4
     # without repetition inside a row: PyG's reference below counts an edge once too, but keeps things plain
     order = torch.rand(num_destinations, num_sources, generator=generator).argsort(dim=1)
     neighbor = order[:, :num_neighbors]
-    mask = torch.arange(num_neighbors) < torch.randint(1, num_neighbors + 1, (num_destinations, 1), generator=generator)
+    mask = torch.arange(num_neighbors) < torch.randint(
+        1, num_neighbors + 1, (num_destinations, 1), generator=generator
+    )
     x = torch.randn(num_destinations, 5, generator=generator)
     source_x = torch.randn(num_sources, 7, generator=generator)
     return x, source_x, neighbor, mask
@@ -38,7 +40,13 @@ def test_gat_equals_pyg(num_heads, edge_channels):
     conv = GATConv((5, 7), 4, num_heads=num_heads, edge_channels=edge_channels, activation=None)
     edge_attr = torch.randn(*mask.shape, edge_channels) if edge_channels else None
     reference = PyGGATConv(
-        (7, 5), 4, heads=num_heads, add_self_loops=False, bias=False, edge_dim=edge_channels or None, residual=False
+        (7, 5),
+        4,
+        heads=num_heads,
+        add_self_loops=False,
+        bias=False,
+        edge_dim=edge_channels or None,
+        residual=False,
     )
     with torch.no_grad():
         reference.lin_src.weight.copy_(conv.lin_source.weight)
@@ -89,7 +97,8 @@ def test_gat_invariants(seed):
     torch.testing.assert_close(conv(x, source_x, padded, mask), out)  # what padding holds is of no effect
     order = torch.randperm(neighbor.shape[1])
     torch.testing.assert_close(conv(x, source_x, neighbor[:, order], mask[:, order]), out)
-    torch.testing.assert_close(conv(x[2:3], source_x, neighbor[2:3], mask[2:3]), out[2:3])  # rows are independent
+    # rows are independent
+    torch.testing.assert_close(conv(x[2:3], source_x, neighbor[2:3], mask[2:3]), out[2:3])
 
 
 def test_gat_without_neighbors():
