@@ -1,6 +1,7 @@
 """The main job's configurations: typed values, one function a named run."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
@@ -21,10 +22,12 @@ class LSTTMConfig:
     item_vectors: bool = True
     raw_fields: bool = True
     self_term: bool = True
-    fusion: str = "gate"
-    short_term_domains: tuple[str, ...] = ("internal",)
+    field_pooling: Literal["concatenation", "sum"] = "concatenation"
+    fusion: Literal["gate", "concatenation"] = "gate"
+    short_term_domains: tuple[str, ...] = ("internal", "external")
     short_term_behaviors: tuple[str, ...] = ("click", "skip")
-    short_term: ShortTermConfig = ShortTermConfig(num_neighbors=20, edge_features=True, degree_features=True)
+    short_term: ShortTermConfig = ShortTermConfig(num_neighbors=5, edge_features=True, degree_features=True)
+    shuffle_times: bool = False
     channels: int = 16
     hidden_channels: tuple[int, ...] = (128, 128)
     dropout: float = 0.3
@@ -53,12 +56,14 @@ def lsttm() -> LSTTMConfig:
 
 
 def lsttm_literal() -> LSTTMConfig:
-    """Return the paper's LSTTM: clicks alone in the short-term graph, no counts, no raw fields, no own term."""
+    """Return the paper's LSTTM: internal clicks alone in the short-term graph, no counts, no raw fields."""
     return LSTTMConfig(
         past_counts=False,
         item_vectors=False,
         raw_fields=False,
         self_term=False,
+        field_pooling="concatenation",
+        short_term_domains=("internal",),
         short_term_behaviors=("click",),
         short_term=ShortTermConfig(num_neighbors=30),
     )
@@ -75,7 +80,7 @@ EXTRA_MODELS: dict[str, ModelConfig] = {
     "LSTTM (paper's form)": lsttm_literal(),
     "LSTTM without the long-term graph": replace(lsttm(), long_term=False),
     "LSTTM without past counts": replace(lsttm(), past_counts=False),
-    "LSTTM on shuffled times": lsttm(),
+    "LSTTM on shuffled times": replace(lsttm(), shuffle_times=True),
 }
 
 
@@ -93,6 +98,7 @@ class MainConfig:
         long_term: the long-term module's training.
         device: "cpu" or "cuda".
         data: folder of KuaiRand-Pure, default the embedded copy.
+
     """
 
     table: str = "main"

@@ -1,4 +1,4 @@
-"""What the main job feeds its models with on KuaiRand-Pure: the graph, fields, past counts, long-term graph."""
+"""What the main job feeds its models with on KuaiRand-Pure: the graph, fields and past counts."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from graph_builders.datasets import DatasetTables, load_kuairand_pure
 from graph_builders.behavior_graph import BehaviorGraph, build_behavior_graph
+from graph_builders.datasets import DatasetTables, load_kuairand_pure
 from graph_builders.ids import IdMap
 from graph_builders.past_counts import CountedEvents, CountFeatures, past_counts
 from graph_builders.splits import Impressions, build_impressions, period_start
@@ -37,6 +37,7 @@ class MainInputs:
         sizes: numbers of codes; ``dense`` is 0 until the counts are scaled.
         graph: all events of all days; what a model gets of it is cut by time.
         fingerprint: SHA-256 over the event log and the impressions.
+
     """
 
     tables: DatasetTables
@@ -55,6 +56,7 @@ def load_inputs(period: int = HOUR, path: str | None = None) -> MainInputs:
     Args:
         period: length of a period in milliseconds; queries are as of its start.
         path: folder of the data, default the embedded copy.
+
     """
     tables = load_kuairand_pure(path, include_exposures=True)
     assert tables.user_table is not None and tables.item_table is not None
@@ -120,12 +122,29 @@ def _past_counts(
     row = item_ids.rows(table["item_id"])
     attribute = torch.zeros(item_ids.num_rows, 3, dtype=torch.int64) - 1
     tag = table["tag"].list.first().cast(pl.Int64)
-    duration = torch.bucketize(torch.from_numpy(table["video_duration"].fill_null(0).to_numpy().copy()), torch.tensor(DURATION_EDGES).float())
-    attribute[row] = torch.stack([torch.from_numpy(table["author_id"].cast(pl.Int64).fill_null(-1).to_numpy().copy()), torch.from_numpy(tag.fill_null(-1).to_numpy().copy()), duration], dim=1)
+    duration = torch.bucketize(
+        torch.from_numpy(table["video_duration"].fill_null(0).to_numpy().copy()),
+        torch.tensor(DURATION_EDGES).float(),
+    )
+    attribute[row] = torch.stack(
+        [
+            torch.from_numpy(table["author_id"].cast(pl.Int64).fill_null(-1).to_numpy().copy()),
+            torch.from_numpy(tag.fill_null(-1).to_numpy().copy()),
+            duration,
+        ],
+        dim=1,
+    )
 
     def columns(user: Tensor, item: Tensor, tab: Tensor) -> dict[str, Tensor]:
         author, first_tag, length = attribute[item].T
-        return {"user": user, "item": item, "author": author, "tag": first_tag, "duration": length, "tab": tab}
+        return {
+            "user": user,
+            "item": item,
+            "author": author,
+            "tag": first_tag,
+            "duration": length,
+            "tab": tab,
+        }
 
     def counted(frame: pl.DataFrame) -> CountedEvents:
         tab = torch.from_numpy(frame["tab"].cast(pl.Int64).fill_null(-1).to_numpy().copy())
@@ -134,7 +153,9 @@ def _past_counts(
             known_time=torch.from_numpy(frame["available_time"].to_numpy().copy()),
         )
 
-    frame = tables.events.frame.with_columns(available_time=pl.col("available_time").fill_null(pl.col("time")))
+    frame = tables.events.frame.with_columns(
+        available_time=pl.col("available_time").fill_null(pl.col("time"))
+    )
     early = frame.filter(pl.col("domain") == "early")
     log = frame.filter(pl.col("domain") != "early")
     events = {
@@ -146,7 +167,9 @@ def _past_counts(
     rates = (("click", "shown"), ("long_view", "shown"))
     windows = (None, 24 * HOUR, 6 * HOUR)
 
-    def recent(*key: str, windows: tuple[int | None, ...] = windows, recency: tuple[str, ...] = ()) -> CountFeatures:
+    def recent(
+        *key: str, windows: tuple[int | None, ...] = windows, recency: tuple[str, ...] = ()
+    ) -> CountFeatures:
         return CountFeatures(key=key, behaviors=("shown",), windows=windows, rates=rates, recency=recency)
 
     both = ("shown", "click")
@@ -165,7 +188,10 @@ def _past_counts(
         recent("tag", "duration"),
         recent("user", "item", windows=(None,), recency=("shown",)),
         CountFeatures(
-            key=("user",), behaviors=tuple(EARLY), rates=(("early_long_watch", "early_shown"),), recency=("early_shown",)
+            key=("user",),
+            behaviors=tuple(EARLY),
+            rates=(("early_long_watch", "early_shown"),),
+            recency=("early_shown",),
         ),
         *(
             CountFeatures(key=key, behaviors=tuple(EARLY), rates=(("early_long_watch", "early_shown"),))

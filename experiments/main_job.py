@@ -1,208 +1,332 @@
-"""The main job: train on all days before a test day, score it hour by hour, report."""
+"""The main job: every model, seed and test day through the protocol, then the tables and the report.
 
-import copy
+A part is one (model, seed, day). Finished parts and the checkpoint of the part that is being trained lie in
+``runs/<table>``, so a killed run loses the work since its last checkpoint at most, and ``--resume`` ends with
+the same figures as a run without a break.
+"""
+
+import hashlib
 import json
-import os
+import platform
+import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
 
-from experiments.config import EXTRA_MODELS, MODELS, DeepFMConfig, LSTTMConfig, MainConfig, ModelConfig
+from experiments.config import EXTRA_MODELS, MODELS, LSTTMConfig, MainConfig, ModelConfig
 from experiments.inputs import HOUR, MainInputs, load_inputs
-from graph_builders.behavior_graph import build_behavior_graph
-from graph_builders.events import EventLog
-from graph_builders.splits import day_bounds, periods
-from graphrec.models import LSTTM, DeepFMRanker
-from graphrec.models.trees import BoostedTrees, TreesConfig
-from graphrec.training.batches import ClickData, click_batches, click_loader, collate, rows_between
+from experiments.paired_tests import pairwise_tests, write_tests
+from experiments.protocol import Scores, TestedDay, prepare_day, run_neural, run_trees
+from experiments.report import ReportPaths, build_report
+from experiments.results_table import (
+    Predictions,
+    ResultRow,
+    RunRecord,
+    replace_rows,
+    rows_of_run,
+    write_predictions,
+    write_run_record,
+)
+from graph_builders.splits import day_bounds
+from graphrec.evaluation import evaluate_predictions
+from graphrec.models.trees import TreesConfig
+from graphrec.training.batches import rows_between
 from graphrec.training.long_term import LongTermSnapshots, train_long_term
-from graphrec.training.loop import TrainingPoint, predict, train
-from graphrec.training.online import OnlineUpdater
-from graphrec.training.scaling import QuantileScaler
-from samplers import EdgeType, TemporalCSR
 
-Progress = Callable[[str, int, int], None]
-LONG_TERM_BEHAVIORS = ("click", "like", "long_view", "long_watch")  # what a user did, not what was shown
+RESULTS = Path(__file__).parent / "results"
+LONG_TERM_BEHAVIORS = ("click", "like", "long_view", "long_watch")  # what users did, not what they were shown
+PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "graphrec")
+DAY = 24 * HOUR
 
-
-@dataclass(frozen=True, eq=False)
-class TestDay:
-    """One test day: what was known at its start, and what it brings hour by hour."""
-
-    name: str
-    start: int
-    end: int
-    data: ClickData
-    """Impressions until the day's end, past counts scaled by the rows before the day."""
-    raw_dense: Tensor
-    static: Tensor
-    events: EventLog
-    """All events until the day's end."""
-    inputs: MainInputs
-
-    def train_rows(self) -> Tensor:
-        """Impressions before the day."""
-        return rows_between(self.data, 0, self.start)
-
-    def hours(self, period: int) -> Iterator[tuple[int, int]]:
-        """Bounds of the day's periods."""
-        return periods(self.start, self.end, period)
+OnStep = Callable[[int, int], None]
 
 
-def prepare_day(inputs: MainInputs, name: str) -> TestDay:
-    """Cut the inputs at the end of a test day and fit the scaler on what came before it."""
-    start, end = day_bounds(name, utc_offset_hours=inputs.tables.utc_offset_hours, time_resolution="ms")
-    keep = rows_between(inputs.data, 0, end)
-    data = inputs.data
-    time = data.impressions.time[keep]
-    raw = data.dense[keep]
-    scaler = QuantileScaler.fit(raw, time, fit_until=start)
-    events = inputs.tables.events.filter(pl.col("time") < end)
-    return TestDay(
-        name=name,
-        start=start,
-        end=end,
-        data=replace(
-            data,
-            impressions=data.impressions.select(keep),
-            as_of=data.as_of[keep],
-            context=data.context[keep],
-            dense=scaler.transform(raw),
-        ),
-        raw_dense=raw,
-        static=inputs.static[keep],
-        events=events,
-        inputs=inputs,
-    )
+@dataclass(frozen=True)
+class Part:
+    """One model, seed and test day."""
+
+    model: str
+    seed: int
+    day: str
+
+    @property
+    def name(self) -> str:
+        """A file name of its own."""
+        tag = hashlib.sha256(self.model.encode()).hexdigest()[:6]
+        return f"{re.sub('[^A-Za-z0-9]+', '-', self.model)}-{tag}-seed{self.seed}-{self.day}"
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores of a day's impressions by form of online update, and how the training went."""
-
-    score: dict[str, np.ndarray]
-    curve: list[TrainingPoint]
-    num_parameters: int
-
-
-def run_trees(day: TestDay, config: TreesConfig, seed: int) -> Scores:
-    """Boosted trees on raw past counts; during the day the counts are fresh and the trees stay."""
-    features = torch.cat([day.raw_dense, day.static], dim=1)
-    rows = day.train_rows()
-    model = BoostedTrees(replace(config, random_seed=seed)).fit(features[rows], day.data.impressions.label[rows])
-    test = rows_between(day.data, day.start, day.end)
-    return Scores({"none": model.predict(features[test])}, [], 0)
-
-
-def make_model(config: LSTTMConfig | DeepFMConfig, data: ClickData, inputs: MainInputs, channels: int) -> nn.Module:
-    """Build an untrained model for the batches of ``data``."""
-    sizes = replace(inputs.sizes, dense=data.dense.shape[1] if config.past_counts else 0)
-    if isinstance(config, DeepFMConfig):
-        return DeepFMRanker(
-            sizes, channels=config.channels, hidden_channels=config.hidden_channels, dropout=config.dropout
-        )
-    num_types = len(config.short_term_behaviors) * len(config.short_term_domains)
-    return LSTTM(
-        sizes,
-        long_channels=channels if config.long_term else 0,
-        channels=config.channels,
-        num_layers=config.short_term.num_layers,
-        edge_channels=config.short_term.edge_channels(num_types),
-        node_channels=config.short_term.degree_channels(num_types),
-        self_term=config.self_term,
-        fusion="gate" if config.fusion == "gate" else "concatenation",
-        item_vectors=config.item_vectors,
-        raw_fields=config.raw_fields,
-        hidden_channels=config.hidden_channels,
-        dropout=config.dropout,
-    )
-
-
-def run_neural(
-    day: TestDay,
-    config: LSTTMConfig | DeepFMConfig,
-    seed: int,
+def run_main(
+    config: MainConfig,
     *,
-    forms: tuple[str, ...],
+    resume: bool = False,
+    results: Path = RESULTS,
+    work: Path | None = None,
+    progress: bool = True,
+) -> ReportPaths:
+    """Run every part, write the tables and return the report's files.
+
+    Args:
+        config: what to run.
+        resume: keep the parts and checkpoints of an earlier run of the same configuration.
+        results: folder of the tables.
+        work: folder of parts, checkpoints and the report; default ``runs/<table>``.
+        progress: show bars.
+
+    Raises:
+        ValueError: an unknown model, or ``resume`` with another configuration than before.
+
+    """
+    unknown = set(config.models) - set(MODELS) - set(EXTRA_MODELS)
+    if unknown:
+        raise ValueError(f"no models {sorted(unknown)}; there are {[*MODELS, *EXTRA_MODELS]}")
+    work = Path("runs") / config.table if work is None else work
+    _open_work(work, config, resume)
+    with _bars(progress) as bar:
+        with bar("loading the data and counting the past") as on_step:
+            inputs = load_inputs(config.period_hours * HOUR, config.data)
+        device = torch.device(config.device)
+
+        @cache
+        def day_of(name: str) -> TestedDay:
+            return prepare_day(inputs, name)
+
+        for day in config.test_days:
+            day_of.cache_clear()  # one day's matrix at a time
+            for seed in config.seeds:
+                for model in config.models:
+                    part = Part(model, seed, day)
+                    if (work / "parts" / f"{part.name}.json").exists():
+                        continue
+                    model_config = _model_config(model)
+                    snapshots = None
+                    if isinstance(model_config, LSTTMConfig) and model_config.long_term:
+                        with bar(f"long-term graph, seed {seed}") as on_step:
+                            snapshots = long_term_snapshots(inputs, config, seed, device, work, on_step)
+                    with bar(f"{model}, seed {seed}, {day}") as on_step:
+                        began = time.perf_counter()
+                        scores = _run_part(
+                            day_of(day), part, model_config, config, snapshots, device, work, on_step
+                        )
+                        _write_part(work, part, day_of(day), scores, time.perf_counter() - began)
+        with bar("figures, tests and report"):
+            _write_tables(work, results, config, inputs)
+            return build_report(results, config.table, work / "report")
+
+
+def long_term_snapshots(
+    inputs: MainInputs, config: MainConfig, seed: int, device: torch.device, work: Path, on_step: OnStep
+) -> LongTermSnapshots:
+    """The long-term vectors of a seed for all days up to the last test day; trained once, then read."""
+    first = int(inputs.data.impressions.time.min())
+    offset = int(inputs.tables.utc_offset_hours * HOUR)
+    first_day = (first + offset) // DAY * DAY - offset
+    last_day = max(_bounds(inputs, day)[0] for day in config.test_days)
+    graph = inputs.graph.view(behaviors=LONG_TERM_BEHAVIORS).to(device)
+    snapshots, losses = train_long_term(
+        graph.csrs(),
+        graph.num_nodes,
+        range(first_day, last_day + 1, DAY),
+        _with_seed(config.long_term, seed),
+        device=device,
+        checkpoint=work / "long_term" / f"seed{seed}.pt",
+        on_step=on_step,
+    )
+    (work / "long_term" / f"seed{seed}.json").write_text(json.dumps(losses))
+    return snapshots
+
+
+def _run_part(
+    day: TestedDay,
+    part: Part,
+    model: ModelConfig,
+    config: MainConfig,
     snapshots: LongTermSnapshots | None,
-    period: int,
     device: torch.device,
-    checkpoint: Path | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    work: Path,
+    on_step: OnStep,
 ) -> Scores:
-    """Train on the days before, then score each hour and update with it, in each form of update."""
-    graphs = ShortTermGraphs(day, config) if isinstance(config, LSTTMConfig) else None
-    data = day.data if config.past_counts else replace(day.data, dense=day.data.dense[:, :0])
-    if isinstance(config, LSTTMConfig):
-        data = replace(data, short_term=config.short_term, snapshots=snapshots if config.long_term else None)
-    data = data.with_graph(graphs.before_day() if graphs else None)
-    rows = day.train_rows()
-    torch.manual_seed(seed)
-    channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
-    model = make_model(config, data, day.inputs, channels).to(device)
-    size = config.optimizer.batch_size
-    loader = click_loader(data, rows, batch_size=size, shuffle=True, random_seed=seed)
-    curve = train(
+    if isinstance(model, TreesConfig):
+        return run_trees(day, model, part.seed)
+    checkpoint = work / "checkpoints" / f"{part.name}.pt"
+    scores = run_neural(
+        day,
         model,
-        lambda epoch, start: loader.batches(epoch, start_batch=start),
-        num_batches=len(loader),
-        config=config.optimizer,
+        part.seed,
+        forms=config.update_forms,
+        snapshots=snapshots,
+        period=config.period_hours * HOUR,
         device=device,
         checkpoint=checkpoint,
         on_step=on_step,
     )
-    models = {form: copy.deepcopy(model) for form in forms}
-    updaters = {
-        form: OnlineUpdater(models[form], replace(config.online, form=form), device=device)  # type: ignore[arg-type]
-        for form in forms
+    checkpoint.unlink(missing_ok=True)
+    return scores
+
+
+def _write_part(work: Path, part: Part, day: TestedDay, scores: Scores, seconds: float) -> None:
+    """Write the scores, then the file that marks the part as finished."""
+    folder = work / "parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = rows_between(day.data, day.start, day.end)
+    shown = day.data.impressions.select(rows)
+    frame = pl.DataFrame(
+        {
+            "label": shown.label.numpy().astype(np.int64),
+            "user": shown.user.numpy(),
+            "item": shown.item.numpy(),
+            "time": shown.time.numpy() // 1000,  # seconds
+            **{f"score_{form}": score for form, score in scores.score.items()},
+        }
+    )
+    temporary = folder / f"{part.name}.parquet.tmp"
+    frame.write_parquet(temporary)
+    temporary.replace(folder / f"{part.name}.parquet")
+    facts = {
+        **asdict(part),
+        "seconds": seconds,
+        "num_parameters": scores.num_parameters,
+        "curve": [vars(point) for point in scores.curve],
     }
-    scores: dict[str, list[np.ndarray]] = {form: [] for form in forms}
-    for start, end in day.hours(period):
-        if graphs is not None:
-            data = data.with_graph(graphs.before(start))
-        hour = rows_between(data, start, end)
-        batches = list(click_batches(data, hour, batch_size=4 * size))
-        for form in forms:
-            scores[form].append(predict(models[form], batches, device=device).numpy())
-            updaters[form].update(batches)
-    count = sum(p.numel() for p in model.parameters())
-    return Scores({form: np.concatenate(parts) for form, parts in scores.items()}, curve, count)
+    temporary = folder / f"{part.name}.json.tmp"
+    temporary.write_text(json.dumps(facts))
+    temporary.replace(folder / f"{part.name}.json")
 
 
-class ShortTermGraphs:
-    """Versions of the short-term graph: as of the day's start, and with the hours that have ended.
-
-    A version holds no edge of the hour that is scored, so there the sampler's bound has nothing to hide.
-    """
-
-    def __init__(self, day: TestDay, config: LSTTMConfig) -> None:
-        self.events = day.events.filter(
-            pl.col("domain").is_in(config.short_term_domains)
-            & pl.col("behavior").is_in(config.short_term_behaviors)
+def _write_tables(work: Path, results: Path, config: MainConfig, inputs: MainInputs) -> None:
+    """Pool the days of each model and seed, and write figures, curves, tests and the run's record."""
+    table, data = config.table, inputs.tables.name
+    offset = int(inputs.tables.utc_offset_hours * 3600)
+    predictions: dict[str, list[Predictions]] = {}
+    for model in config.models:
+        for seed in config.seeds:
+            parts = [Part(model, seed, day) for day in config.test_days]
+            frame = pl.concat([pl.read_parquet(work / "parts" / f"{part.name}.parquet") for part in parts])
+            facts = [json.loads((work / "parts" / f"{part.name}.json").read_text()) for part in parts]
+            columns = {name: frame[name].to_numpy() for name in ("label", "user", "item", "time")}
+            for form in [name.removeprefix("score_") for name in frame.columns if name.startswith("score_")]:
+                shown = _shown_name(model, form)
+                found = Predictions(
+                    table, shown, data, seed, score=frame[f"score_{form}"].to_numpy(), **columns
+                )
+                write_predictions(work / "predictions", found)
+                predictions.setdefault(shown, []).append(found)
+                metrics = evaluate_predictions(
+                    found.label,
+                    found.score,
+                    found.user,
+                    found.time,
+                    period_seconds=config.period_hours * 3600,
+                    utc_offset_seconds=offset,
+                )
+                rows = rows_of_run(table, shown, data, seed, metrics)
+                rows += _facts_as_rows(table, shown, data, seed, facts, len(frame))
+                replace_rows(results / f"{table}.jsonl", rows)
+            curve = [
+                ResultRow(table, model, data, seed, f"step={point['step']}", "train_loss", point["loss"], 1)
+                for point in facts[-1]["curve"]
+            ]
+            if curve:
+                replace_rows(results / f"{table}.curves.jsonl", curve)
+    if len(predictions) > 1:
+        tests = pairwise_tests(
+            predictions,
+            period_seconds=config.period_hours * 3600,
+            utc_offset_seconds=offset,
+            num_resamples=1000,
         )
-        tables = day.inputs.tables
-        self.until = day.start
-        self.graph = build_behavior_graph(
-            self.events.filter(pl.col("time") < day.start),
-            user_table=tables.user_table,
-            item_table=tables.item_table,
+        write_tests(results / f"{table}.tests.jsonl", tests)
+    record = RunRecord(
+        run=table,
+        data=data,
+        data_fingerprint=inputs.fingerprint,
+        days=config.test_days,
+        configuration=json.loads(json.dumps(_full_configuration(config))),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    )
+    write_run_record(results / f"{table}.runs.jsonl", record)
+
+
+def _facts_as_rows(
+    run: str, model: str, data: str, seed: int, facts: list[dict[str, Any]], n: int
+) -> list[ResultRow]:
+    """Training and scoring time in seconds a day, and the number of parameters."""
+    seconds = float(np.mean([fact["seconds"] for fact in facts]))
+    rows = [ResultRow(run, model, data, seed, "all", "seconds_a_day", seconds, n)]
+    if facts[-1]["num_parameters"]:
+        count = float(facts[-1]["num_parameters"])
+        rows.append(ResultRow(run, model, data, seed, "all", "num_parameters", count, n))
+    return rows
+
+
+def _shown_name(model: str, form: str) -> str:
+    """What tables call a model in one form of online update."""
+    return model if form == "none" else f"{model}, updated ({form})"
+
+
+def _model_config(name: str) -> ModelConfig:
+    return MODELS[name] if name in MODELS else EXTRA_MODELS[name]
+
+
+def _full_configuration(config: MainConfig) -> dict[str, Any]:
+    return {
+        **asdict(config),
+        "model_configurations": {name: asdict(_model_config(name)) for name in config.models},
+    }
+
+
+def _with_seed(config: Any, seed: int) -> Any:
+    from dataclasses import replace
+
+    return replace(config, random_seed=seed)
+
+
+def _bounds(inputs: MainInputs, day: str) -> tuple[int, int]:
+    return day_bounds(day, utc_offset_hours=inputs.tables.utc_offset_hours, time_resolution="ms")
+
+
+def _open_work(work: Path, config: MainConfig, resume: bool) -> None:
+    """Start with an empty folder, or check that the one that is there is of the same configuration."""
+    written = work / "config.json"
+    wanted = json.dumps(_full_configuration(config), indent=1, sort_keys=True)
+    if resume and written.exists() and written.read_text() != wanted:
+        raise ValueError(
+            f"{written} is of another configuration: resume with the same one, or start afresh without --resume"
         )
+    if not resume and work.exists():
+        for name in ("parts", "checkpoints", "long_term", "predictions", "report"):
+            shutil.rmtree(work / name, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    written.write_text(wanted)
 
-    def before_day(self) -> dict[EdgeType, TemporalCSR]:
-        """The graph as of the day's start."""
-        return self.graph.csrs()
 
-    def before(self, time: int) -> dict[EdgeType, TemporalCSR]:
-        """The graph with all events before ``time``; times must not go back."""
-        if time > self.until:
-            new = self.events.filter((pl.col("time") >= self.until) & (pl.col("time") < time))
-            if len(new):
-                self.graph = self.graph.append(new)
-            self.until = time
-        return self.graph.csrs()
+@contextmanager
+def _bars(show: bool) -> Iterator[Callable[[str], Any]]:
+    """Progress bars, one for each piece of work."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, disable=not show, refresh_per_second=2) as bars:
+
+        @contextmanager
+        def bar(name: str) -> Iterator[OnStep]:
+            task = bars.add_task(name, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+            bars.update(task, completed=1, total=1)
+
+        yield bar

@@ -16,20 +16,30 @@ from graphrec.nn import ConcatenationFusion, DeepFM, FieldEmbedding, LongShortTe
 from graphrec.nn.bipartite_gat import BipartiteGAT, NodeNeighbors
 from samplers import NodeType
 
+FieldPooling = Literal["concatenation", "sum"]
 SOURCE_TYPE = {"user": "item", "item": "user"}
 
 
 class ShortTermGraph(nn.Module):
     """Field embeddings of users and items, and graph attention over their most recent clicks (section 3.2).
 
-    The input vector of a node is its field vectors, side by side.
+    The input vector of a node is its field vectors side by side ("concatenation"), or their sum, which costs a
+    fraction where the nodes are many and the fields too.
     """
 
     def __init__(
-        self, sizes: InputSizes, *, channels: int = 16, num_layers: int = 2, edge_channels: int = 0,
-        node_channels: int = 0, self_term: bool = False,
+        self,
+        sizes: InputSizes,
+        *,
+        channels: int = 16,
+        num_layers: int = 2,
+        edge_channels: int = 0,
+        node_channels: int = 0,
+        self_term: bool = False,
+        field_pooling: FieldPooling = "concatenation",
     ) -> None:
         super().__init__()
+        self.field_pooling = field_pooling
         self.fields = nn.ModuleDict(
             {
                 "user": FieldEmbedding(sizes.user_fields, channels),
@@ -37,22 +47,34 @@ class ShortTermGraph(nn.Module):
             }
         )
         in_channels = {
-            name: embedding.num_fields * channels + node_channels  # type: ignore[operator]
-            for name, embedding in self.fields.items()
+            name: (embedding.num_fields if field_pooling == "concatenation" else 1) * channels + node_channels
+            for name, embedding in self.field_embeddings()
         }
         self.edge_channels = edge_channels
         self.gat = BipartiteGAT(
-            in_channels, SOURCE_TYPE, channels, num_layers=num_layers, edge_channels=edge_channels,
+            in_channels,
+            SOURCE_TYPE,
+            channels,
+            num_layers=num_layers,
+            edge_channels=edge_channels,
             self_term=self_term,
         )
+
+    def field_embeddings(self) -> list[tuple[NodeType, FieldEmbedding]]:
+        """The embedding of each node type's fields."""
+        return [(name, module) for name, module in self.fields.items() if isinstance(module, FieldEmbedding)]
 
     def forward(self, graph: GraphInput) -> dict[NodeType, Tensor]:
         """Return the short-term vectors of the seeds of both node types, (num distinct seeds, channels)."""
         x = {}
-        for name, embedding in self.fields.items():
+        for name, embedding in self.field_embeddings():
             fields = graph.fields[name]
-            vectors, _ = embedding(fields.codes, fields.bag if embedding.num_bag_categories else None)
-            x[name] = torch.cat([vectors.flatten(1), graph.node_dense[name]], dim=1)
+            bag = fields.bag if embedding.num_bag_categories else None
+            if self.field_pooling == "concatenation":
+                vectors = embedding(fields.codes, bag)[0].flatten(1)
+            else:
+                vectors = embedding.pooled(fields.codes, bag)
+            x[name] = torch.cat([vectors, graph.node_dense[name]], dim=1)
         edge_attr = graph.edge_attr if self.edge_channels else None
         return self.gat(x, graph.neighbors, graph.num_nodes_after_hop, edge_attr)
 
@@ -63,14 +85,26 @@ class LongTermGraph(nn.Module):
     Rows beyond the known nodes (unseen IDs) have vectors of their own like any other.
     """
 
-    def __init__(self, num_nodes: Mapping[NodeType, int], *, channels: int = 16, num_layers: int = 2,
-                 self_term: bool = False) -> None:
+    def __init__(
+        self,
+        num_nodes: Mapping[NodeType, int],
+        *,
+        channels: int = 16,
+        num_layers: int = 2,
+        self_term: bool = False,
+    ) -> None:
         super().__init__()
-        self.embedding = nn.ModuleDict({name: nn.Embedding(count, channels) for name, count in num_nodes.items()})
+        self.embedding = nn.ModuleDict(
+            {name: nn.Embedding(count, channels) for name, count in num_nodes.items()}
+        )
         for table in self.embedding.values():
             nn.init.normal_(table.weight, std=channels**-0.5)  # type: ignore[arg-type]
         self.gat = BipartiteGAT(
-            dict.fromkeys(num_nodes, channels), SOURCE_TYPE, channels, num_layers=num_layers, activation=None,
+            dict.fromkeys(num_nodes, channels),
+            SOURCE_TYPE,
+            channels,
+            num_layers=num_layers,
+            activation=None,
             self_term=self_term,
         )
 
@@ -104,6 +138,7 @@ class LSTTM(nn.Module):
         long_channels: size of the long-term vectors, 0 to leave the long-term graph out.
         channels: size of every vector (paper: 16).
         fusion: "gate", or "concatenation" for the ablation.
+
     """
 
     def __init__(
@@ -116,6 +151,7 @@ class LSTTM(nn.Module):
         edge_channels: int = 0,
         node_channels: int = 0,
         self_term: bool = False,
+        field_pooling: FieldPooling = "concatenation",
         fusion: Literal["gate", "concatenation"] = "gate",
         item_vectors: bool = False,
         raw_fields: bool = False,
@@ -132,6 +168,7 @@ class LSTTM(nn.Module):
             edge_channels=edge_channels,
             node_channels=node_channels,
             self_term=self_term,
+            field_pooling=field_pooling,
         )
         # d_j of equation (5), and the contexts c of equation (6)
         self.item_and_context = FieldEmbedding((sizes.num_items + 1, *sizes.context_fields), channels)
@@ -143,10 +180,14 @@ class LSTTM(nn.Module):
         if item_vectors:
             num_fields += 1 + bool(long_channels)
         if raw_fields:
-            num_fields += sum(e.num_fields for e in self.short_term.fields.values())  # type: ignore[misc]
+            num_fields += sum(embedding.num_fields for _, embedding in self.short_term.field_embeddings())
         dense_channels = sizes.dense + (1 if item_vectors and long_channels else 0)
         self.head = DeepFM(
-            num_fields, channels, dense_channels=dense_channels, hidden_channels=hidden_channels, dropout=dropout
+            num_fields,
+            channels,
+            dense_channels=dense_channels,
+            hidden_channels=hidden_channels,
+            dropout=dropout,
         )
 
     def forward(self, batch: ClickBatch) -> Float[Tensor, " num_rows"]:
@@ -168,9 +209,12 @@ class LSTTM(nn.Module):
         if self.item_vectors:
             fields.append(item_short[:, None])
         if self.raw_fields:
-            for name, values in (("user", batch.user), ("item", batch.item)):
-                embedding = self.short_term.fields[name]
-                raw, raw_linear = embedding(values.codes, values.bag if embedding.num_bag_categories else None)
+            values_of = {"user": batch.user, "item": batch.item}
+            for name, embedding in self.short_term.field_embeddings():
+                values = values_of[name]
+                raw, raw_linear = embedding(
+                    values.codes, values.bag if embedding.num_bag_categories else None
+                )
                 fields.append(raw)
                 linear = linear + raw_linear
         return self.head(torch.cat([user[:, None], *fields], dim=1), linear, dense)

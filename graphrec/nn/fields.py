@@ -19,6 +19,7 @@ class FieldEmbedding(nn.Module):
         num_categories: number of codes of each single-valued field, the unknown code included.
         channels: size of a field's vector.
         num_bag_categories: number of codes of the bag, 0 for no bag.
+
     """
 
     def __init__(self, num_categories: Sequence[int], channels: int, *, num_bag_categories: int = 0) -> None:
@@ -49,6 +50,7 @@ class FieldEmbedding(nn.Module):
         Args:
             codes: codes of the single-valued fields, each in ``[0, num_categories[f])``.
             bag: codes of the bag, padded with -1.
+
         """
         index = codes + self.offset
         vectors, linear = self.table(index), self.linear(index).sum(dim=(1, 2))
@@ -56,9 +58,30 @@ class FieldEmbedding(nn.Module):
             return vectors, linear
         if bag is None:
             raise ValueError("the embedding was made with a bag of values; pass `bag`")
-        present = (bag >= 0).to(vectors.dtype)
-        share = present / present.sum(dim=1, keepdim=True).clamp(min=1.0)
+        share = _shares(bag, vectors.dtype)
         bag_index = bag.clamp(min=0) + self.bag_offset
-        bag_vector = functional.embedding_bag(bag_index, self.table.weight, mode="sum", per_sample_weights=share)
+        bag_vector = functional.embedding_bag(
+            bag_index, self.table.weight, mode="sum", per_sample_weights=share
+        )
         bag_linear = (self.linear(bag_index)[..., 0] * share).sum(dim=1)
         return torch.cat([vectors, bag_vector[:, None]], dim=1), linear + bag_linear
+
+    def pooled(
+        self,
+        codes: Int[Tensor, "num_rows num_single_fields"],
+        bag: Int[Tensor, "num_rows bag_size"] | None = None,
+    ) -> Float[Tensor, "num_rows channels"]:
+        """Return the sum of the fields' vectors, without a (num_rows, num_fields, channels) tensor."""
+        index = codes + self.offset
+        if not self.num_bag_categories or bag is None:
+            return functional.embedding_bag(index, self.table.weight, mode="sum")
+        share = _shares(bag, self.table.weight.dtype)
+        weights = torch.cat([torch.ones_like(index, dtype=share.dtype), share], dim=1)
+        index = torch.cat([index, bag.clamp(min=0) + self.bag_offset], dim=1)
+        return functional.embedding_bag(index, self.table.weight, mode="sum", per_sample_weights=weights)
+
+
+def _shares(bag: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weight of each value in the mean of its bag; 0 for padding."""
+    present = (bag >= 0).to(dtype)
+    return present / present.sum(dim=1, keepdim=True).clamp(min=1.0)

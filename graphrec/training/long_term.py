@@ -63,8 +63,8 @@ class LongTermConfig:
     context_size: int | None = 4
     num_negatives: int = 5
     num_walks: int = 2048
-    first_steps: int = 60
-    steps: int = 8
+    first_steps: int = 40
+    steps: int = 6
     learning_rate: float = 0.02
     random_seed: int = 0
 

@@ -28,11 +28,11 @@ class OptimizerConfig:
 
     name: Literal["adagrad", "adamw"] = "adamw"
     learning_rate: float = 1e-3
-    embedding_learning_rate: float = 1e-3
+    embedding_learning_rate: float = 2e-4
     weight_decay: float = 1e-2
     embedding_weight_decay: float = 0.0
     decay: bool = True
-    epochs: int = 2
+    epochs: int = 3
     batch_size: int = 512
 
 

@@ -1,0 +1,62 @@
+"""Command line: ``python -m experiments demo | main | report``."""
+
+import os
+import sys
+
+# Threads of OpenMP that wait by spinning slow boosted trees tenfold on a busy machine; this must be said
+# before the first library that brings OpenMP is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+USAGE = """usage: python -m experiments COMMAND [OPTIONS]
+
+  demo     the last test day of KuaiRand-Pure, one seed
+  main     five test days, three seeds
+  report   the page of a table that has been run: --table NAME
+
+Add --help to a command for its options; --resume goes on after a kill."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command and return the exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    from pathlib import Path
+
+    import tyro
+
+    from experiments import config
+    from experiments.main_job import RESULTS, run_main
+    from experiments.report import build_report, print_report
+
+    if command == "report":
+
+        def report(table: str = "main") -> None:
+            """Make the page of a table from its result files."""
+            paths = build_report(RESULTS, table, Path("runs") / table / "report")
+            print_report(RESULTS, table)
+            print(f"\nPage: {paths.html.resolve()}")
+
+        tyro.cli(report, args=rest)
+        return 0
+    named = {"demo": config.demo, "main": config.MainConfig}
+    if command not in named:
+        print(f"no command {command!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    resume = "--resume" in rest
+    chosen = tyro.cli(config.MainConfig, default=named[command](), args=[a for a in rest if a != "--resume"])
+    # the demo's figures are the user's own: they do not go into the tables of the repository
+    results = RESULTS if command == "main" else Path("runs") / chosen.table / "results"
+    try:
+        paths = run_main(chosen, resume=resume, results=results)
+    except KeyboardInterrupt:
+        print(f"\nstopped; `python -m experiments {command} --resume` goes on from here", file=sys.stderr)
+        return 130
+    print_report(results, chosen.table)
+    print(f"\nPage: {paths.html.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
