@@ -54,18 +54,18 @@ class OnlineUpdater:
         """Take in the rows of a period that has ended."""
         if self.config.form == "none":
             return
-        if self.config.form == "union":
-            self._set(self.checkpoint)
-        gradient, num_rows = self._gradient(batches)
-        if not num_rows:
-            return
         if self.config.form == "chained":
-            self._step([p.detach() for p in self.parameters], gradient, num_rows)
+            gradient, num_rows = self._gradient(batches)
+            if num_rows:
+                self._step([p.detach() for p in self.parameters], gradient, num_rows)
             return
+        self._set(self.checkpoint)
+        gradient, num_rows = self._gradient(batches)
         self.num_rows += num_rows
         for total, part in zip(self.gradient_sum, gradient, strict=True):
             total += part
-        self._step(self.checkpoint, self.gradient_sum, self.num_rows)
+        if self.num_rows:  # also after a period without rows, which must not undo the former ones
+            self._step(self.checkpoint, self.gradient_sum, self.num_rows)
 
     def _gradient(self, batches: Iterable[ClickBatch]) -> tuple[list[torch.Tensor], int]:
         """Gradient of the summed loss, and the number of rows; dropout is off, as when scoring."""
