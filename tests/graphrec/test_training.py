@@ -1,0 +1,185 @@
+"""The training loop: it learns, resumes to the same bits after any break, and says when a checkpoint is cut."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from graphrec.models import DeepFMRanker
+from graphrec.training.batches import click_batches, click_loader, rows_between
+from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
+from graphrec.training.loop import OptimizerConfig, click_loss, make_optimizer, predict, train
+from tests.graphrec.toy_data import TEST_DAY, click_data, full_lsttm, sizes, toy_log
+
+CPU = torch.device("cpu")
+# 4 does not divide the 13 batches of an epoch, nor the 26 steps
+CONFIG = OptimizerConfig(epochs=2, batch_size=32, learning_rate=0.01, embedding_learning_rate=0.02)
+NUM_BATCHES, CHECKPOINT_EVERY, LOG_EVERY = 13, 4, 3
+
+
+class BreakError(Exception):
+    """What stands for a Ctrl-C."""
+
+
+def break_at(step):
+    def on_step(done, total):
+        assert total == CONFIG.epochs * NUM_BATCHES
+        if done == step:
+            raise BreakError
+
+    return on_step
+
+
+def fit(checkpoint=None, on_step=None, name="adamw"):
+    """Train LSTTM with dropout on the days before the test day; return weights, curve, predictions."""
+    data = click_data(toy_log())
+    rows = rows_between(data, 0, TEST_DAY)[:400]
+    model = full_lsttm(data, long_channels=0)
+    loader = click_loader(data, rows, batch_size=CONFIG.batch_size, shuffle=True, random_seed=3)
+    assert len(loader) == NUM_BATCHES
+    curve = train(
+        model,
+        lambda epoch, start: loader.batches(epoch, start_batch=start),
+        num_batches=len(loader),
+        config=OptimizerConfig(**{**vars(CONFIG), "name": name}),
+        device=CPU,
+        checkpoint=checkpoint,
+        checkpoint_every=CHECKPOINT_EVERY,
+        log_every=LOG_EVERY,
+        on_step=on_step,
+    )
+    test = click_batches(data, rows_between(data, TEST_DAY, 2 * TEST_DAY), batch_size=50)
+    return model.state_dict(), curve, predict(model, test, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return fit()
+
+
+def assert_same_end(result, expected):
+    for name, value in expected[0].items():
+        assert torch.equal(result[0][name], value), name
+    assert result[1] == expected[1]
+    assert torch.equal(result[2], expected[2])
+
+
+def test_the_curve_averages_its_steps(undisturbed):
+    curve = undisturbed[1]
+    assert [point.step for point in curve] == list(range(LOG_EVERY, 27, LOG_EVERY))
+    assert curve[0].epoch == pytest.approx(3 / 13)
+    assert curve[-1].loss < curve[0].loss - 0.02
+
+
+@pytest.mark.parametrize("name", ["adamw", "adagrad"])
+def test_resumes_to_the_same_bits_after_breaks(tmp_path, undisturbed, name):
+    expected = undisturbed if name == "adamw" else fit(name=name)
+    checkpoint = tmp_path / "model.pt"
+    for step in (2, 11, 15):  # before the first checkpoint, in the first epoch, in the second
+        with pytest.raises(BreakError):
+            fit(checkpoint, break_at(step), name)
+    assert load_checkpoint(checkpoint)["step"] == 12
+    seen = []
+    result = fit(checkpoint, lambda done, total: seen.append(done), name)
+    assert seen == list(range(12, 27))  # nothing is trained twice, nothing is left out
+    assert_same_end(result, expected)
+    assert_same_end(fit(checkpoint, name=name), expected)  # a finished run stays as it is
+
+
+@pytest.mark.slow
+def test_resumes_after_sigkill(tmp_path, undisturbed):
+    checkpoint = tmp_path / "model.pt"
+    code = (
+        "import os, signal, sys, pathlib\n"
+        "from tests.graphrec.test_training import fit\n"
+        "kill = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == 14 else None\n"
+        "fit(pathlib.Path(sys.argv[1]), kill)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(checkpoint)], cwd=Path(__file__).parents[2], capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert load_checkpoint(checkpoint)["step"] == 12
+    assert_same_end(fit(checkpoint), undisturbed)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_cut_checkpoint_is_told(tmp_path, share):
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, {"weights": torch.randn(100), "step": 3})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"model\.pt is not a whole checkpoint .* delete it"):
+        load_checkpoint(path)
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        fit(path)
+
+
+def test_a_write_that_breaks_off_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "model.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def cut(state, file):
+        file.write(b"half")
+        raise BreakError
+
+    monkeypatch.setattr(torch, "save", cut)
+    with pytest.raises(BreakError):
+        save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path) == {"step": 1}
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_optimizer_has_a_rate_for_tables_and_one_for_the_rest():
+    model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2))
+    config = OptimizerConfig(
+        learning_rate=0.1, embedding_learning_rate=0.2, weight_decay=0.3, embedding_weight_decay=0.4
+    )
+    dense, tables = make_optimizer(model, config).param_groups
+    assert (dense["lr"], dense["weight_decay"], len(dense["params"])) == (0.1, 0.3, 2)
+    assert (tables["lr"], tables["weight_decay"], len(tables["params"])) == (0.2, 0.4, 1)
+    assert tables["params"][0] is model[0].weight
+    assert isinstance(make_optimizer(model, OptimizerConfig(name="adagrad")), torch.optim.Adagrad)
+
+
+@pytest.mark.parametrize("decay", [True, False])
+def test_learning_rate_falls_linearly(monkeypatch, decay):
+    """Plain descent on a loss of slope one: the weight moves by the sum of the rates."""
+    monkeypatch.setattr(
+        "graphrec.training.loop.make_optimizer", lambda m, c: torch.optim.SGD(m.parameters(), lr=1.0)
+    )
+    monkeypatch.setattr("graphrec.training.loop.click_loss", lambda m, b: m.weight.sum())
+    model = nn.Linear(1, 1, bias=False)
+    before = model.weight.item()
+    batch = type("Batch", (), {"to": lambda self, device: self})()
+    config = OptimizerConfig(epochs=2, decay=decay)
+    train(model, lambda epoch, start: [batch] * (2 - start), num_batches=2, config=config, device=CPU)
+    moved = 1 + 0.75 + 0.5 + 0.25 if decay else 4
+    assert before - model.weight.item() == pytest.approx(moved, abs=1e-5)
+
+
+def test_predictions_are_probabilities_in_the_order_of_the_rows():
+    data = click_data(toy_log())
+    torch.manual_seed(0)
+    model = DeepFMRanker(sizes(data.dense.shape[1]), dropout=0.5).train()
+    rows = torch.tensor([5, 400, 17, 3, 222])
+    together = predict(model, click_batches(data, rows, batch_size=2), device=CPU)
+    assert together.dtype == torch.float64
+    one_by_one = [predict(model, click_batches(data, row[None], batch_size=1), device=CPU) for row in rows]
+    torch.testing.assert_close(together, torch.cat(one_by_one), rtol=1e-5, atol=1e-7)
+    assert len(together.unique()) == 5
+    assert predict(model, [], device=CPU).shape == (0,)
+
+
+def test_loss_is_binary_cross_entropy():
+    data = click_data(toy_log())
+    batch = next(click_batches(data, torch.arange(30), batch_size=30))
+    model = DeepFMRanker(sizes(data.dense.shape[1]))
+    p = torch.sigmoid(model(batch)).clamp(1e-6, 1 - 1e-6)
+    expected = -(batch.label * p.log() + (1 - batch.label) * (1 - p).log()).mean()
+    torch.testing.assert_close(click_loss(model, batch), expected)
