@@ -24,6 +24,7 @@ class OptimizerConfig:
         weight_decay: of the dense layers; embedding tables have ``embedding_weight_decay``.
         epochs: passes over the training rows.
         batch_size: rows a step.
+
     """
 
     name: Literal["adagrad", "adamw"] = "adamw"
@@ -46,13 +47,17 @@ class TrainingPoint:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimiser of the paper or AdamW, with groups for dense weights and embedding tables."""
+    """Make the optimiser of the paper or AdamW, with groups for dense weights and embedding tables."""
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     dense = [p for p in model.parameters() if id(p) not in tables]
     sparse = [p for p in model.parameters() if id(p) in tables]
     groups = [
         {"params": dense, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-        {"params": sparse, "lr": config.embedding_learning_rate, "weight_decay": config.embedding_weight_decay},
+        {
+            "params": sparse,
+            "lr": config.embedding_learning_rate,
+            "weight_decay": config.embedding_weight_decay,
+        },
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adagrad":
@@ -92,6 +97,7 @@ def train(
         checkpoint_every: steps between checkpoints.
         log_every: steps that a point of the curve averages.
         on_step: called with (steps done, steps in all), for progress.
+
     """
     optimizer = make_optimizer(model, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
