@@ -281,7 +281,7 @@ def _strategy(config: LongTermConfig) -> Strategy:
         return partial(
             WeightedNeighborSampler,
             weight="recency",
-            half_life=config.half_life,
+            half_life=float(config.half_life),
             random_seed=config.random_seed,
         )
     return partial(UniformNeighborSampler, random_seed=config.random_seed)

@@ -1,4 +1,4 @@
-"""The training loop: it learns, resumes to the same bits after any break, and says when a checkpoint is cut."""
+"""The training loop: it learns, resumes to the same bits after a break, and tells of a cut checkpoint."""
 
 import signal
 import subprocess
@@ -150,10 +150,9 @@ def test_optimizer_has_a_rate_for_tables_and_one_for_the_rest():
 @pytest.mark.parametrize("decay", [True, False])
 def test_learning_rate_falls_linearly(monkeypatch, decay):
     """Plain descent on a loss of slope one: the weight moves by the sum of the rates."""
-    monkeypatch.setattr(
-        "graphrec.training.loop.make_optimizer", lambda m, c: torch.optim.SGD(m.parameters(), lr=1.0)
-    )
-    monkeypatch.setattr("graphrec.training.loop.click_loss", lambda m, b: m.weight.sum())
+    loop = "graphrec.training.loop"
+    monkeypatch.setattr(f"{loop}.make_optimizer", lambda m, c: torch.optim.SGD(m.parameters(), lr=1.0))
+    monkeypatch.setattr(f"{loop}.click_loss", lambda m, b: m.weight.sum())
     model = nn.Linear(1, 1, bias=False)
     before = model.weight.item()
     batch = type("Batch", (), {"to": lambda self, device: self})()
