@@ -10,12 +10,13 @@ from torch import Tensor
 
 from graph_builders.behavior_graph import BehaviorGraph, build_behavior_graph
 from graph_builders.datasets import DatasetTables, load_kuairand_pure
+from graph_builders.feature_table import FeatureTable
+from graph_builders.features import fit_fields
 from graph_builders.ids import IdMap
 from graph_builders.past_counts import CountedEvents, CountFeatures, past_counts
 from graph_builders.splits import Impressions, build_impressions, period_start
-from graphrec.models.inputs import InputSizes
+from graphrec.models.inputs import InputSizes, NodeFields
 from graphrec.training.batches import ClickData
-from graphrec.training.node_fields import encode_fields
 
 HOUR = 3_600_000  # the data's times are milliseconds
 USER_FIELDS = (*(f"onehot_feat{i}" for i in range(18)), "registration_day")
@@ -59,7 +60,6 @@ def load_inputs(period: int = HOUR, path: str | None = None) -> MainInputs:
 
     """
     tables = load_kuairand_pure(path, include_exposures=True)
-    assert tables.user_table is not None and tables.item_table is not None
     graph = build_behavior_graph(tables.events, user_table=tables.user_table, item_table=tables.item_table)
     user_ids, item_ids = graph.ids["user"], graph.ids["item"]
     impressions = build_impressions(
@@ -73,8 +73,8 @@ def load_inputs(period: int = HOUR, path: str | None = None) -> MainInputs:
     as_of = period_start(impressions.time, period, utc_offset=offset)
     # the context of a query is that of its period: the hour in which the period starts
     hour = (as_of + offset) // HOUR % 24
-    user_codes, user_sizes, _ = encode_fields(graph.features["user"], USER_FIELDS)
-    item_codes, item_sizes, bag_size = encode_fields(graph.features["item"], ITEM_FIELDS, bag=ITEM_BAG)
+    user_codes, user_sizes, _ = _encode_fields(graph.features["user"], USER_FIELDS)
+    item_codes, item_sizes, bag_size = _encode_fields(graph.features["item"], ITEM_FIELDS, bag=ITEM_BAG)
     names, counts = _past_counts(tables, impressions, as_of, user_ids, item_ids)
     sizes = InputSizes(
         num_items=item_ids.num_ids,
@@ -113,10 +113,21 @@ def load_inputs(period: int = HOUR, path: str | None = None) -> MainInputs:
     )
 
 
+def _encode_fields(
+    table: FeatureTable, names: tuple[str, ...], *, bag: str | None = None
+) -> tuple[NodeFields, tuple[int, ...], int]:
+    """Encode all nodes; the tables never change, so vocabularies and bins may see all of them."""
+    fitted = fit_fields(table, names=[*names, *([bag] if bag else [])])
+    empty = torch.zeros(len(table), 0, dtype=torch.int64)
+    fields = NodeFields(codes=fitted.codes(table, names), bag=fitted.bag(table, bag) if bag else empty)
+    sizes = tuple(fitted.num_codes[name] for name in names)
+    return fields, sizes, fitted.num_codes[bag] if bag else 0
+
+
 def _past_counts(
     tables: DatasetTables, impressions: Impressions, as_of: Tensor, user_ids: IdMap, item_ids: IdMap
 ) -> tuple[list[str], Tensor]:
-    """Counts, smoothed rates and recencies of users, items, authors, tags, tabs and pairs of them."""
+    """Count the past of users, items, authors, tags, tabs and pairs of them."""
     table = tables.item_table
     assert table is not None
     row = item_ids.rows(table["item_id"])

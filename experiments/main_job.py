@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -127,7 +127,7 @@ def run_main(
 def long_term_snapshots(
     inputs: MainInputs, config: MainConfig, seed: int, device: torch.device, work: Path, on_step: OnStep
 ) -> LongTermSnapshots:
-    """The long-term vectors of a seed for all days up to the last test day; trained once, then read."""
+    """Return the long-term vectors of a seed up to the last test day: trained once, then read."""
     first = int(inputs.data.impressions.time.min())
     offset = int(inputs.tables.utc_offset_hours * HOUR)
     first_day = (first + offset) // DAY * DAY - offset
@@ -137,7 +137,7 @@ def long_term_snapshots(
         graph.csrs(),
         graph.num_nodes,
         range(first_day, last_day + 1, DAY),
-        _with_seed(config.long_term, seed),
+        replace(config.long_term, random_seed=seed),
         device=device,
         checkpoint=work / "long_term" / f"seed{seed}.pt",
         on_step=on_step,
@@ -270,7 +270,7 @@ def _facts_as_rows(
 
 
 def _shown_name(model: str, form: str) -> str:
-    """What tables call a model in one form of online update."""
+    """Name a model in one form of online update, for tables."""
     return model if form == "none" else f"{model}, updated ({form})"
 
 
@@ -283,12 +283,6 @@ def _full_configuration(config: MainConfig) -> dict[str, Any]:
         **asdict(config),
         "model_configurations": {name: asdict(_model_config(name)) for name in config.models},
     }
-
-
-def _with_seed(config: Any, seed: int) -> Any:
-    from dataclasses import replace
-
-    return replace(config, random_seed=seed)
 
 
 def _bounds(inputs: MainInputs, day: str) -> tuple[int, int]:

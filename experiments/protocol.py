@@ -198,11 +198,11 @@ class ShortTermGraphs:
         )
 
     def before_day(self) -> dict[EdgeType, TemporalCSR]:
-        """The graph as of the day's start."""
+        """Return the graph as of the day's start."""
         return self.graph.csrs()
 
     def before(self, time: int) -> dict[EdgeType, TemporalCSR]:
-        """The graph with all events before ``time``; times must not go back."""
+        """Return the graph with all events before ``time``; times must not go back."""
         if time > self.until:
             new = self.events.filter((pl.col("time") >= self.until) & (pl.col("time") < time))
             if len(new):

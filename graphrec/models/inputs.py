@@ -28,7 +28,7 @@ class InputSizes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NodeFields:
-    """Codes of nodes: single-valued fields, and one bag of values padded with -1 (no column: no bag)."""
+    """Codes of nodes: single-valued fields, and one bag of values padded with 0 (no column: no bag)."""
 
     codes: Int64[Tensor, "num_nodes num_fields"]
     bag: Int64[Tensor, "num_nodes bag_size"]

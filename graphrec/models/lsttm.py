@@ -23,8 +23,8 @@ SOURCE_TYPE = {"user": "item", "item": "user"}
 class ShortTermGraph(nn.Module):
     """Field embeddings of users and items, and graph attention over their most recent clicks (section 3.2).
 
-    The input vector of a node is its field vectors side by side ("concatenation"), or their sum, which costs a
-    fraction where the nodes are many and the fields too.
+    The input vector of a node is its field vectors side by side ("concatenation"), or their sum, which costs
+    a fraction where nodes and fields are many.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ShortTermGraph(nn.Module):
         )
 
     def field_embeddings(self) -> list[tuple[NodeType, FieldEmbedding]]:
-        """The embedding of each node type's fields."""
+        """Return the embedding of each node type's fields."""
         return [(name, module) for name, module in self.fields.items() if isinstance(module, FieldEmbedding)]
 
     def forward(self, graph: GraphInput) -> dict[NodeType, Tensor]:

@@ -18,7 +18,7 @@ class FieldEmbedding(nn.Module):
     Args:
         num_categories: number of codes of each single-valued field, the unknown code included.
         channels: size of a field's vector.
-        num_bag_categories: number of codes of the bag, 0 for no bag.
+        num_bag_categories: number of codes of the bag, its code 0 included; 0 for no bag.
 
     """
 
@@ -49,7 +49,7 @@ class FieldEmbedding(nn.Module):
 
         Args:
             codes: codes of the single-valued fields, each in ``[0, num_categories[f])``.
-            bag: codes of the bag, padded with -1.
+            bag: codes of the bag; code 0 is padding or an unknown value, and counts as absent.
 
         """
         index = codes + self.offset
@@ -82,6 +82,6 @@ class FieldEmbedding(nn.Module):
 
 
 def _shares(bag: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weight of each value in the mean of its bag; 0 for padding."""
-    present = (bag >= 0).to(dtype)
+    """Weight of each value in the mean of its bag; 0 for padding and unknown values (code 0)."""
+    present = (bag > 0).to(dtype)
     return present / present.sum(dim=1, keepdim=True).clamp(min=1.0)
