@@ -295,7 +295,7 @@ def _open_work(work: Path, config: MainConfig, resume: bool) -> None:
     wanted = json.dumps(_full_configuration(config), indent=1, sort_keys=True)
     if resume and written.exists() and written.read_text() != wanted:
         raise ValueError(
-            f"{written} is of another configuration: resume with the same one, or start afresh without --resume"
+            f"{written} is of another configuration: resume with the same one, or start without --resume"
         )
     if not resume and work.exists():
         for name in ("parts", "checkpoints", "long_term", "predictions", "report"):
