@@ -62,3 +62,21 @@ def test_links_lead_somewhere():
 def test_results_have_their_markers():
     begin, end = (README.index(f"<!-- results:{name} -->") for name in ("begin", "end"))
     assert README.rindex("\n## ", 0, begin) < begin < end < README.index("\n## ", begin)
+
+
+def test_the_architecture_names_files_that_exist():
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Files\n")[1]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE)
+    assert [folder for folder, _ in rows] == [
+        "samplers",
+        "graph_builders",
+        "graphrec",
+        "experiments",
+        "tests",
+    ]
+    for folder, files in rows:
+        for name in re.findall(r"`([\w/]+)`", files):
+            assert any((ROOT / folder).rglob(f"{name}.py")) or any((ROOT / folder).rglob(name)), (
+                folder,
+                name,
+            )
