@@ -1,4 +1,4 @@
-"""Command line: ``python -m experiments demo | main | report``."""
+"""Command line: ``python -m experiments demo | main | controls | report | readme``."""
 
 import os
 import sys
@@ -7,11 +7,17 @@ import sys
 # before the first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+TABLES = {
+    "main": "The main table: five test days, three seeds",
+    "controls": "Ablations and a negative control: the last test day, one seed",
+}
 USAGE = """usage: python -m experiments COMMAND [OPTIONS]
 
   demo     the last test day of KuaiRand-Pure, one seed
   main     five test days, three seeds
+  controls LSTTM without some of its parts, in the paper's form, and on shuffled times
   report   the page of a table that has been run: --table NAME
+  readme   put the tables into README.md
 
 Add --help to a command for its options; --resume goes on after a kill."""
 
@@ -40,14 +46,19 @@ def main(arguments: list[str]) -> int:
 
         tyro.cli(report, args=rest)
         return 0
-    named = {"demo": config.demo, "main": config.MainConfig}
+    if command == "readme":
+        from experiments.readme import update_readme
+
+        update_readme(Path("README.md"), RESULTS, TABLES)
+        return 0
+    named = {"demo": config.demo, "main": config.MainConfig, "controls": config.controls}
     if command not in named:
         print(f"no command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     resume = "--resume" in rest
     chosen = tyro.cli(config.MainConfig, default=named[command](), args=[a for a in rest if a != "--resume"])
     # the demo's figures are the user's own: they do not go into the tables of the repository
-    results = RESULTS if command == "main" else Path("runs") / chosen.table / "results"
+    results = RESULTS if command != "demo" else Path("runs") / chosen.table / "results"
     try:
         paths = run_main(chosen, resume=resume, results=results)
     except KeyboardInterrupt:

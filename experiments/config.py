@@ -79,6 +79,7 @@ MODELS: dict[str, ModelConfig] = {
 EXTRA_MODELS: dict[str, ModelConfig] = {
     "LSTTM (paper's form)": lsttm_literal(),
     "LSTTM without the long-term graph": replace(lsttm(), long_term=False),
+    "LSTTM, internal short-term graph": replace(lsttm(), short_term_domains=("internal",)),
     "LSTTM without past counts": replace(lsttm(), past_counts=False),
     "LSTTM on shuffled times": replace(lsttm(), shuffle_times=True),
 }
@@ -115,3 +116,11 @@ class MainConfig:
 def demo() -> MainConfig:
     """Return the demo: the last test day, one seed."""
     return MainConfig(table="demo", test_days=TEST_DAYS[-1:], seeds=(0,))
+
+
+def controls() -> MainConfig:
+    """Return LSTTM beside its ablations and the negative control: the last test day, one seed."""
+    models = ("LSTTM", *EXTRA_MODELS)
+    return MainConfig(
+        table="controls", test_days=TEST_DAYS[-1:], seeds=(0,), models=models, update_forms=("none",)
+    )
