@@ -4,7 +4,7 @@ All inputs of an impression are as of the start of its period, so all impression
 time and a node is sampled and encoded once for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,7 +68,7 @@ class ClickData:
         csrs: the short-term graph, or None for a model without it. It may hold later edges: the sampler's
             strict bound hides them.
         short_term: how it is sampled.
-        time_unit: units of time in an hour, for the scale of ages.
+        units_per_hour: units of time in an hour, for the scale of ages.
 
     """
 
@@ -205,8 +205,3 @@ def rows_between(data: ClickData, start: int, end: int) -> Int64[Tensor, " num_c
     """Impressions with ``start <= time < end``, in their order."""
     time = data.impressions.time
     return ((time >= start) & (time < end)).nonzero()[:, 0]
-
-
-def labels_of(data: ClickData, rows: Sequence[int] | Tensor) -> Tensor:
-    """Labels of the chosen impressions."""
-    return data.impressions.label[torch.as_tensor(rows)]
