@@ -153,7 +153,7 @@ def test_what_padding_holds_has_no_effect():
         edge_attr[name] = graph.edge_attr[name].where(old.mask[..., None], noise)
     changed = replace(batch, graph=replace(graph, neighbors=neighbors, edge_attr=edge_attr))
     torch.testing.assert_close(model(changed), model(batch), rtol=0, atol=1e-6)
-    wide = replace(batch.item, bag=functional.pad(batch.item.bag, (0, 2), value=-1))
+    wide = replace(batch.item, bag=functional.pad(batch.item.bag, (0, 2)))
     torch.testing.assert_close(model(replace(batch, item=wide)), model(batch), rtol=0, atol=1e-6)
 
 

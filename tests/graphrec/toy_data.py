@@ -65,9 +65,9 @@ def graph_of(log):
 def node_fields():
     """Two user fields; one item field and a bag of up to three values, which for two items is empty."""
     user, item = torch.arange(NUM_USERS + 1), torch.arange(NUM_ITEMS + 1)
-    bag = torch.stack([item % 4, (item % 3) + 4, item % 2], dim=1)
-    bag[item % 5 == 1, 1:] = -1
-    bag[item % 5 == 4] = -1
+    bag = torch.stack([item % 4, (item % 3) + 4, item % 2], dim=1) + 1
+    bag[item % 5 == 1, 1:] = 0
+    bag[item % 5 == 4] = 0
     return (
         NodeFields(codes=torch.stack([user % 3, user % 5], dim=1), bag=torch.zeros(NUM_USERS + 1, 0).long()),
         NodeFields(codes=item[:, None] % 4, bag=bag),
@@ -79,7 +79,7 @@ def sizes(num_dense):
         num_items=NUM_ITEMS,
         user_fields=(3, 5),
         item_fields=(4,),
-        item_bag=7,
+        item_bag=8,
         context_fields=(24,),
         dense=num_dense,
     )
