@@ -55,9 +55,12 @@ class TestedDay:
 def prepare_day(inputs: MainInputs, name: str) -> TestedDay:
     """Cut the inputs at the end of a test day and fit the scaler on what came before it."""
     start, end = day_bounds(name, utc_offset_hours=inputs.tables.utc_offset_hours, time_resolution="ms")
-    keep = rows_between(inputs.data, 0, end)
     data = inputs.data
+    # impressions come in the order of time: what lies before the day's end is a slice, and nothing is copied
+    keep = slice(0, int((data.impressions.time < end).sum()))
     time = data.impressions.time[keep]
+    if len(time) and bool((time.diff() < 0).any()):
+        raise ValueError("impressions must be in the order of time: sort them before the inputs are made")
     raw = data.dense[keep]
     scaler = QuantileScaler.fit(raw, time, fit_until=start)
     events = inputs.tables.events.filter(pl.col("time") < end)
@@ -67,7 +70,7 @@ def prepare_day(inputs: MainInputs, name: str) -> TestedDay:
         end=end,
         data=replace(
             data,
-            impressions=data.impressions.select(keep),
+            impressions=data.impressions.select(torch.arange(keep.stop)),
             as_of=data.as_of[keep],
             context=data.context[keep],
             dense=scaler.transform(raw),

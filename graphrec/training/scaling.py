@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+_ROWS_AT_ONCE = 1 << 15  # the library works in float64: a piece at a time keeps its copies small
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QuantileScaler:
@@ -60,8 +62,11 @@ class QuantileScaler:
         self, values: Float32[Tensor, "num_rows num_features"]
     ) -> Float32[Tensor, "num_rows num_scaled"]:
         """Return the scaled features, then the columns that mark missing values."""
-        raw = values.numpy()
+        parts = [self._transform(piece.numpy()) for piece in values.split(_ROWS_AT_ONCE) if len(piece)]
+        return torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, len(self.marked))
+
+    def _transform(self, raw: np.ndarray) -> np.ndarray:
         missing = np.isnan(raw)
         scaled = self.transformer.transform(raw)  # type: ignore[attr-defined]
         scaled = np.where(missing, 0, scaled.clip(-3, 3))
-        return torch.from_numpy(np.concatenate([scaled, missing[:, self.marked]], axis=1).astype(np.float32))
+        return np.concatenate([scaled, missing[:, self.marked]], axis=1).astype(np.float32)
