@@ -170,12 +170,14 @@ def _past_counts(
     early = frame.filter(pl.col("domain") == "early")
     log = frame.filter(pl.col("domain") != "early")
     events = {
-        "shown": counted(log.filter(pl.col("behavior").is_in(["click", "skip"])).sort("time")),
+        # shown where a click means something, and shown anywhere: of the one come clicks, of the other plays
+        "shown": counted(log.filter(pl.col("behavior").cast(pl.String).is_in(["click", "skip"]))),
+        "impression": counted(log.filter(pl.col("behavior") == "impression")),
         "click": counted(log.filter(pl.col("behavior") == "click")),
         "long_view": counted(log.filter(pl.col("behavior") == "long_view")),
     }
     events |= {name: counted(early.filter(pl.col("behavior") == b)) for name, b in EARLY.items()}
-    rates = (("click", "shown"), ("long_view", "shown"))
+    rates = (("click", "shown"), ("long_view", "impression"))
     windows = (None, 24 * HOUR, 6 * HOUR)
 
     def recent(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.config import DeepFMConfig, LSTTMConfig
 from experiments.inputs import MainInputs
-from graph_builders.behavior_graph import build_behavior_graph
+from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.events import EventLog
 from graph_builders.splits import day_bounds, periods
 from graphrec.models import LSTTM, DeepFMRanker
@@ -188,9 +188,14 @@ class ShortTermGraphs:
 
     def __init__(self, day: TestedDay, config: LSTTMConfig) -> None:
         self.events = day.events.filter(
-            pl.col("domain").is_in(config.short_term_domains)
-            & pl.col("behavior").is_in(config.short_term_behaviors)
+            pl.col("domain").cast(pl.String).is_in(config.short_term_domains)
+            & pl.col("behavior").cast(pl.String).is_in(config.short_term_behaviors)
         )
+        self.relations = [
+            Relation(domain, behavior)
+            for domain in config.short_term_domains
+            for behavior in config.short_term_behaviors
+        ]
         tables = day.inputs.tables
         self.until = day.start
         before = self.events.filter(pl.col("time") < day.start)
@@ -202,7 +207,7 @@ class ShortTermGraphs:
 
     def before_day(self) -> dict[EdgeType, TemporalCSR]:
         """Return the graph as of the day's start."""
-        return self.graph.csrs()
+        return self._csrs()
 
     def before(self, time: int) -> dict[EdgeType, TemporalCSR]:
         """Return the graph with all events before ``time``; times must not go back."""
@@ -211,7 +216,26 @@ class ShortTermGraphs:
             if len(new):
                 self.graph = self.graph.append(new)
             self.until = time
-        return self.graph.csrs()
+        return self._csrs()
+
+    def _csrs(self) -> dict[EdgeType, TemporalCSR]:
+        """Every edge type of the configuration, in its order: one without an edge so far is empty."""
+        there = self.graph.csrs()
+        return {
+            edge_type: there[edge_type] if edge_type in there else self._empty(edge_type)
+            for relation in self.relations
+            for edge_type in (relation.edge_type, relation.reverse_edge_type)
+        }
+
+    def _empty(self, edge_type: EdgeType) -> TemporalCSR:
+        num_nodes = self.graph.num_nodes
+        return TemporalCSR.from_edge_index(
+            torch.zeros(2, 0, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int64),
+            num_rows=num_nodes[edge_type[2]],
+            num_cols=num_nodes[edge_type[0]],
+            row="destination",
+        )
 
 
 def shuffle_times(events: EventLog, random_seed: int = 0) -> EventLog:

@@ -128,6 +128,7 @@ def train(
     model.train()
     while step < total:
         epoch, start = divmod(step, num_batches)
+        step_before = step
         for batch in batches(epoch, start):
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * (1 - step / total) if config.decay else rate
@@ -145,6 +146,8 @@ def train(
                 save()
             if on_step is not None:
                 on_step(step, total)
+        if step == step_before:
+            raise ValueError(f"epoch {epoch} gave no batch from number {start} on, of {num_batches} promised")
     model.eval()
     return curve
 
