@@ -40,8 +40,10 @@ def main(arguments: list[str]) -> int:
 
         def report(table: str = "main") -> None:
             """Make the page of a table from its result files."""
-            paths = build_report(RESULTS, table, Path("runs") / table / "report")
-            print_report(RESULTS, table)
+            own = Path("runs") / table / "results"
+            results = own if (own / f"{table}.jsonl").exists() else RESULTS
+            paths = build_report(results, table, Path("runs") / table / "report")
+            print_report(results, table)
             print(f"\nPage: {paths.html.resolve()}")
 
         tyro.cli(report, args=rest)
@@ -55,14 +57,30 @@ def main(arguments: list[str]) -> int:
     if command not in named:
         print(f"no command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
-    resume = "--resume" in rest
-    chosen = tyro.cli(config.MainConfig, default=named[command](), args=[a for a in rest if a != "--resume"])
-    # the demo's figures are the user's own: they do not go into the tables of the repository
-    results = RESULTS if command != "demo" else Path("runs") / chosen.table / "results"
+    flags = {"--resume", "--fresh"} & set(rest)
     try:
-        paths = run_main(chosen, resume=resume, results=results)
+        chosen = tyro.cli(
+            config.MainConfig,
+            default=named[command](),
+            args=[argument for argument in rest if argument not in flags],
+            description="Besides the options below: --resume keeps what an earlier run has finished and goes on "
+            "from its last checkpoint; --fresh deletes it (main and controls refuse to do so unasked).",
+        )
+        work = Path("runs") / chosen.table
+        finished = len(list((work / "parts").glob("*.json")))
+        if finished and command != "demo" and not flags:
+            raise ValueError(f"{work} holds {finished} finished parts: --resume keeps, --fresh deletes them")
+        # the demo's figures are the user's own: they do not go into the tables of the repository
+        results = work / "results" if command == "demo" else RESULTS
+        paths = run_main(chosen, resume="--resume" in flags, results=results, work=work)
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; `python -m experiments {command} --resume` goes on from here", file=sys.stderr)
+        again = "`make demo OPTIONS=--resume` or " if command == "demo" else ""
+        print(
+            f"\nstopped; {again}`python -m experiments {command} --resume` goes on from here", file=sys.stderr
+        )
         return 130
     print_report(results, chosen.table)
     print(f"\nPage: {paths.html.resolve()}")

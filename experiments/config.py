@@ -1,13 +1,14 @@
 """The main job's configurations: typed values, one function a named run."""
 
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Literal
 
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
 from graphrec.training.long_term import LongTermConfig
 from graphrec.training.loop import OptimizerConfig
-from graphrec.training.online import OnlineConfig
+from graphrec.training.online import OnlineConfig, UpdateForm
 
 TEST_DAYS = ("2022-05-04", "2022-05-05", "2022-05-06", "2022-05-07", "2022-05-08")
 VALIDATION_DAY = "2022-05-03"
@@ -96,7 +97,7 @@ class MainConfig:
         models: names out of ``MODELS`` and ``EXTRA_MODELS``.
         update_forms: online updates to show, out of "none", "union", "chained".
         period_hours: length of a period.
-        long_term: the long-term module's training.
+        long_term: the long-term module's training; each seed of the run is its random seed.
         device: "cpu" or "cuda".
         data: folder of KuaiRand-Pure, default the embedded copy.
 
@@ -106,11 +107,22 @@ class MainConfig:
     test_days: tuple[str, ...] = TEST_DAYS
     seeds: tuple[int, ...] = (0, 1, 2)
     models: tuple[str, ...] = tuple(MODELS)
-    update_forms: tuple[str, ...] = ("none", "union")
+    update_forms: tuple[UpdateForm, ...] = ("none", "union")
     period_hours: int = 1
     long_term: LongTermConfig = field(default_factory=LongTermConfig)
     device: str = "cpu"
     data: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.test_days or not self.seeds or not self.models or not self.update_forms:
+            raise ValueError("name at least one test day, seed, model and form of update")
+        for day in self.test_days:
+            date.fromisoformat(day)
+        if self.period_hours < 1 or 24 % self.period_hours:
+            raise ValueError(f"period_hours must divide 24, got {self.period_hours}")
+        unknown = set(self.models) - set(MODELS) - set(EXTRA_MODELS)
+        if unknown:
+            raise ValueError(f"no models {sorted(unknown)}; there are {[*MODELS, *EXTRA_MODELS]}")
 
 
 def demo() -> MainConfig:

@@ -23,7 +23,7 @@ from graphrec.models.trees import BoostedTrees, TreesConfig
 from graphrec.training.batches import ClickData, click_batches, click_loader, rows_between
 from graphrec.training.long_term import LongTermSnapshots
 from graphrec.training.loop import TrainingPoint, predict, train
-from graphrec.training.online import OnlineUpdater
+from graphrec.training.online import OnlineUpdater, UpdateForm
 from graphrec.training.scaling import QuantileScaler
 from samplers import EdgeType, TemporalCSR
 
@@ -61,6 +61,10 @@ def prepare_day(inputs: MainInputs, name: str) -> TestedDay:
     time = data.impressions.time[keep]
     if len(time) and bool((time.diff() < 0).any()):
         raise ValueError("impressions must be in the order of time: sort them before the inputs are made")
+    if not bool((time < start).any()) or not bool((time >= start).any()):
+        raise ValueError(
+            f"{name} needs impressions on the day and before it: choose a later or an earlier day"
+        )
     raw = data.dense[keep]
     scaler = QuantileScaler.fit(raw, time, fit_until=start)
     events = inputs.tables.events.filter(pl.col("time") < end)
@@ -134,7 +138,7 @@ def run_neural(
     config: LSTTMConfig | DeepFMConfig,
     seed: int,
     *,
-    forms: tuple[str, ...],
+    forms: tuple[UpdateForm, ...],
     snapshots: LongTermSnapshots | None,
     period: int,
     device: torch.device,
@@ -164,8 +168,7 @@ def run_neural(
     )
     models = {form: copy.deepcopy(model) for form in forms}
     updaters = {
-        form: OnlineUpdater(models[form], replace(config.online, form=form), device=device)  # type: ignore[arg-type]
-        for form in forms
+        form: OnlineUpdater(models[form], replace(config.online, form=form), device=device) for form in forms
     }
     scores: dict[str, list[np.ndarray]] = {form: [] for form in forms}
     for start, end in day.hours(period):

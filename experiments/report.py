@@ -241,7 +241,7 @@ def _page(
 
 
 def _headline(models: list[str], summaries: _Summaries, tests: list[PairedTest]) -> str:
-    """Name the best AUC and the next, and whether users drawn anew would tell them apart."""
+    """Name the best AUC and the best of another model, and whether users drawn anew would tell them apart."""
     found = {model: summaries[model, "all", "auc"] for model in models if (model, "all", "auc") in summaries}
     ranked = sorted(
         (model for model in found if not math.isnan(found[model].mean)), key=lambda model: -found[model].mean
@@ -253,15 +253,20 @@ def _headline(models: list[str], summaries: _Summaries, tests: list[PairedTest])
         f" ± {best.deviation:.4f} over {best.num_seeds} seeds" if best.num_seeds > 1 else " with one seed"
     )
     sentence = f"{ranked[0]} has the highest AUC, {best.mean:.4f}{spread}"
-    if len(ranked) == 1:
+    rivals = [model for model in ranked if _without_update(model) != _without_update(ranked[0])]
+    if not rivals:
         return sentence + "."
-    sentence += f"; next is {ranked[1]} with {found[ranked[1]].mean:.4f}."
+    sentence += f"; the best other model is {rivals[0]} with {found[rivals[0]].mean:.4f}."
     for test in tests:
-        if (test.metric, test.method) == ("auc", BOOTSTRAP) and {test.model, test.baseline} == set(
-            ranked[:2]
-        ):
+        same = _without_update(test.model) == _without_update(ranked[0]) and test.baseline == rivals[0]
+        if (test.metric, test.method) == ("auc", BOOTSTRAP) and same:
             return f"{sentence} {test.verdict}"
     return sentence
+
+
+def _without_update(model: str) -> str:
+    """Return the name of a model without its form of online update: "LSTTM, updated (union)" is LSTTM."""
+    return model.partition(", updated (")[0]
 
 
 def _summary_section(models: list[str], summaries: _Summaries) -> Section:

@@ -107,6 +107,13 @@ def replace_rows(path: Path, rows: Sequence[ResultRow]) -> None:
         _rewrite(path, map(_row_to_json, [*kept, *rows]))
 
 
+def replace_run(path: Path, run: str, rows: Sequence[ResultRow]) -> None:
+    """Put ``rows`` in the place of all rows of ``run``: models and seeds that it no longer has go."""
+    with _locked(path):
+        kept = [row for row in read_rows(path) if row.run != run]
+        _rewrite(path, map(_row_to_json, [*kept, *rows]))
+
+
 def read_rows(path: Path) -> list[ResultRow]:
     """All rows, in file order; none where the file is missing.
 

@@ -68,6 +68,13 @@ def open_graph(path: str | Path, *, verify: bool = False) -> BehaviorGraph:
     path = Path(path)
     header = _read_header(path)
     _check_files(path, header, verify)
+    try:
+        return _read_graph(path, header)
+    except Exception as error:  # each file's own reader has its own way to say that it is damaged
+        raise CorruptedGraphError(f"{path} is damaged ({error}): copy or save the graph again") from error
+
+
+def _read_graph(path: Path, header: dict[str, Any]) -> BehaviorGraph:
     ids = {name: IdMap.open(path / f"{name}.ids.arrow") for name in header["node_types"]}
     features = {
         name: _read_table(path / f"{name}.features", header["features"][name])
@@ -149,6 +156,10 @@ def _read_header(path: Path) -> dict[str, Any]:
         header = json.loads((path / _HEADER).read_text())
     except (OSError, ValueError) as error:
         raise CorruptedGraphError(f"{path} holds no readable {_HEADER}: it is not a saved graph") from error
+    if not isinstance(header, dict) or "files" not in header:
+        raise CorruptedGraphError(
+            f"{path / _HEADER} is no header of a saved graph: copy or save the graph again"
+        )
     if header.get("format") != FORMAT or header.get("version") != FORMAT_VERSION:
         raise CorruptedGraphError(
             f"{path} has format {header.get('format')!r} version {header.get('version')!r}, this release "

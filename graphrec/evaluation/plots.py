@@ -126,7 +126,7 @@ def plot_curves(panels: Mapping[str, Sequence[Series]], x_label: str) -> str:
             handles.update(
                 {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
             )
-        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(len(handles), 5))
+        figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(len(handles), 3))
         return _to_svg(figure, "curves", "Training curves by model")
 
 
@@ -189,7 +189,7 @@ def _mark_chance(axes: "Axes", series: Sequence[Series], chance: float) -> None:
 
 def _legend_above(axes: "Axes", num_series: int) -> None:
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=max(1, min(num_series, 5)), borderaxespad=0.2
+        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=max(1, min(num_series, 3)), borderaxespad=0.2
     )
 
 

@@ -75,11 +75,17 @@ class BootstrapResult:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value that ``value`` is 0: twice the smaller tail, never below 2 / (resamples + 1)."""
-        if not len(self._defined):
+        """Two-sided p-value that ``value`` is 0, by a normal distribution with the resamples' deviation.
+
+        Unlike a count of resamples beyond 0 it has no floor at 2 / (resamples + 1), which a correction for
+        several tests would multiply.
+        """
+        if len(self._defined) < 2:
             return math.nan
-        smaller = min(int((self._defined <= 0).sum()), int((self._defined >= 0).sum()))
-        return min(1.0, 2.0 * (smaller + 1) / (len(self._defined) + 1))
+        deviation = float(self._defined.std(ddof=1))
+        if deviation == 0.0:
+            return 1.0 if self.value == 0.0 else 0.0
+        return math.erfc(abs(self.value) / deviation / math.sqrt(2.0))
 
     @property
     def _defined(self) -> np.ndarray:

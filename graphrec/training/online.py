@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -39,6 +39,8 @@ class OnlineUpdater:
     """
 
     def __init__(self, model: nn.Module, config: OnlineConfig, *, device: torch.device) -> None:
+        if config.form not in get_args(UpdateForm):
+            raise ValueError(f"form must be one of {get_args(UpdateForm)}, got {config.form!r}")
         self.model, self.config, self.device = model, config, device
         tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         self.parameters = list(model.parameters())
