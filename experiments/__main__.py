@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
             config.MainConfig,
             default=named[command](),
             args=[argument for argument in rest if argument not in flags],
-            description="Besides the options below: --resume keeps what an earlier run has finished and goes on "
-            "from its last checkpoint; --fresh deletes it (main and controls refuse to do so unasked).",
+            description="Besides the options below: --resume keeps what an earlier run has finished and "
+            "goes on from its last checkpoint; --fresh deletes it (main and controls refuse to do so unasked).",
         )
         work = Path("runs") / chosen.table
         finished = len(list((work / "parts").glob("*.json")))
