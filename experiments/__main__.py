@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
             default=named[command](),
             args=[argument for argument in rest if argument not in flags],
             description="Besides the options below: --resume keeps what an earlier run has finished and "
-            "goes on from its last checkpoint; --fresh deletes it (main and controls refuse to do so unasked).",
+            "goes on from its last checkpoint; --fresh deletes it (main and controls do not unasked).",
         )
         work = Path("runs") / chosen.table
         finished = len(list((work / "parts").glob("*.json")))
