@@ -8,7 +8,10 @@ from experiments.report import read_page
 from graphrec.evaluation.page import render_markdown
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-SECTIONS = ("All test rows", "AUC by period of the day", "Are the differences real?")
+SECTIONS = {  # of each table, what the README shows; the rest is on its page
+    "main": ("All test rows", "AUC by period of the day", "Are the differences real?"),
+    "controls": ("All test rows",),
+}
 
 
 def update_readme(readme: Path, results: Path, tables: dict[str, str]) -> None:
@@ -29,7 +32,7 @@ def update_readme(readme: Path, results: Path, tables: dict[str, str]) -> None:
     parts = []
     for table, heading in tables.items():
         page = read_page(results, table)
-        sections = [section for section in page.sections if section.title.startswith(SECTIONS)]
+        sections = [section for section in page.sections if section.title in SECTIONS[table]]
         markdown = render_markdown(replace(page, title=heading, facts=(), sections=sections))
         parts.append(re.sub(r"^(#+) ", r"##\1 ", markdown, flags=re.MULTILINE).strip())
     body = "\n\n".join(parts)
