@@ -72,6 +72,14 @@ class EventSchema:
             raise ValueError(f"time_unit must be one of {tuple(UNITS_PER_SECOND)}, got {self.time_unit!r}")
         if self.resolution not in ("s", "ms"):
             raise ValueError(f"resolution must be 's' or 'ms', got {self.resolution!r}")
+        for kind, known, default in (
+            ("behavior", self.behaviors if self.behavior is None else None, self.default_behavior),
+            ("domain", self.domains if self.domain is None else None, self.default_domain),
+        ):
+            if known is not None and default not in known:
+                raise ValueError(
+                    f"default_{kind}={default!r} is not one of the known {kind}s {known}: add it"
+                )
         reserved = sorted({*_REQUIRED, "available_time"} & set(self.attributes))
         if reserved:
             raise ValueError(f"attributes may not be named {reserved}: these names are the log's own")
@@ -251,7 +259,17 @@ def _read_source(source: Source, columns: Sequence[str] | None, label: str) -> p
     elif isinstance(source, pl.DataFrame):
         frame = source
     elif type(source).__module__.split(".")[0] == "pandas":
-        frame = pl.from_pandas(source)
+        try:
+            frame = pl.from_pandas(source)
+        except (
+            TypeError,
+            ValueError,
+            pl.exceptions.PolarsError,
+        ) as error:  # pyarrow's errors are ValueErrors
+            mixed = [name for name in source.columns if source[name].map(type).nunique() > 1]
+            raise EventLogError(
+                f"{label}: columns {mixed} mix types ({error}): cast each to one type, such as str"
+            ) from error
     else:
         raise EventLogError(
             f"{label}: a source is a path, a polars or a pandas data frame, got {type(source).__name__}"
@@ -305,13 +323,23 @@ def _read_csv(path: Path, label: str) -> pl.DataFrame:
     _check_last_line(data, label)
     try:
         # All rows decide a column's type: a stray word in row 1,000,000 is then found by our own checks.
-        return pl.read_csv(data, infer_schema_length=None)
+        return _keep_leading_zeros(pl.read_csv(data, infer_schema_length=None), data)
     except pl.exceptions.NoDataError as error:
         raise EventLogError(f"{label}: holds no rows: check the export that wrote it") from error
     except pl.exceptions.PolarsError as error:
         raise EventLogError(
             f"{label}: cannot be read as CSV ({error}): mend the quotes or columns"
         ) from error
+
+
+def _keep_leading_zeros(frame: pl.DataFrame, data: bytes | Path) -> pl.DataFrame:
+    """Take integer columns in which a number begins with a zero as text: 007 and 7 are two IDs."""
+    integers = [name for name, dtype in frame.schema.items() if dtype.is_integer()]
+    if not integers:
+        return frame
+    text = pl.read_csv(data, columns=integers, infer_schema=False)
+    padded = [name for name in integers if text[name].str.contains(r"^[+-]?0[0-9]").any()]
+    return frame.with_columns(text.select(padded)) if padded else frame
 
 
 def _check_last_line(data: bytes | Path, label: str) -> None:

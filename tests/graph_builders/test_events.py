@@ -263,3 +263,23 @@ def test_read_table_checks_columns(tmp_path):
     assert read_table(tmp_path / "t.csv", ["item_id"]).columns == ["item_id"]
     with pytest.raises(EventLogError, match="'items' is missing"):
         read_table(tmp_path / "t.csv", ["items"])
+
+
+def test_leading_zeros_keep_ids_apart(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,time\n007,1,1650000000\n7,2,1650000001\n")
+    log = read_events(path, EventSchema())
+    assert log.frame["user_id"].to_list() == ["007", "7"]
+    assert log.frame["item_id"].to_list() == [1, 2]
+
+
+def test_pandas_ids_of_mixed_types_are_told():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"user_id": [1, "2"], "item_id": [1, 2], "time": [1650000000, 1650000001]})
+    with pytest.raises(EventLogError, match=r"\['user_id'\] mix types"):
+        read_events(frame, EventSchema())
+
+
+def test_a_default_must_be_known():
+    with pytest.raises(ValueError, match="default_behavior='buy'"):
+        EventSchema(default_behavior="buy", behaviors=("click",))
