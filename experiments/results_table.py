@@ -18,7 +18,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -102,16 +102,12 @@ def replace_rows(path: Path, rows: Sequence[ResultRow]) -> None:
     The file is written anew beside the old one and renamed over it: a kill leaves the old or the new one.
     """
     replaced = {(row.run, row.model, row.seed) for row in rows}
-    with _locked(path):
-        kept = [row for row in read_rows(path) if (row.run, row.model, row.seed) not in replaced]
-        _rewrite(path, map(_row_to_json, [*kept, *rows]))
+    _replace_where(path, lambda row: (row.run, row.model, row.seed) in replaced, rows)
 
 
 def replace_run(path: Path, run: str, rows: Sequence[ResultRow]) -> None:
     """Put ``rows`` in the place of all rows of ``run``: models and seeds that it no longer has go."""
-    with _locked(path):
-        kept = [row for row in read_rows(path) if row.run != run]
-        _rewrite(path, map(_row_to_json, [*kept, *rows]))
+    _replace_where(path, lambda row: row.run == run, rows)
 
 
 def read_rows(path: Path) -> list[ResultRow]:
@@ -258,6 +254,12 @@ def check_same_rows(predictions: Sequence[Predictions]) -> None:
                     f"{names} must score the same rows in the same order, but {name} differs in "
                     f"{len(differing)} rows, first in row {differing[0]}; sort both by (time, user, item)"
                 )
+
+
+def _replace_where(path: Path, replaced: Callable[[ResultRow], bool], rows: Sequence[ResultRow]) -> None:
+    with _locked(path):
+        kept = [row for row in read_rows(path) if not replaced(row)]
+        _rewrite(path, map(_row_to_json, [*kept, *rows]))
 
 
 def _row_to_json(row: ResultRow) -> dict[str, Any]:
