@@ -1,9 +1,11 @@
-"""DGL beside this torch: that it imports, and that our layer and samplers agree with its own."""
+"""DGL beside this torch: that it imports, agrees with our layer and samplers, and trains on our blocks."""
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphrec.nn import GATConv
-from samplers import RecentNeighborSampler, TemporalCSR, UniformNeighborSampler
+from samplers import MultiHopSampler, RecentNeighborSampler, TemporalCSR, UniformNeighborSampler
 from samplers.adapters import dgl as adapter
 from samplers.adapters import import_dgl
+from tests.reference import samplers as reference
+from tests.samplers.strategies import MAX_TIME, bounds, csr_of, edge_sets, tensors, windows
 
 pytest.importorskip("pandas")  # DGL needs it without saying so
 if importlib.util.find_spec("dgl") is None:
@@ -216,3 +220,392 @@ def test_uniform_draws_as_often_as_dgl():
     # three standard deviations of a frequency at these draws are 0.027
     torch.testing.assert_close(theirs, chance, atol=0.04, rtol=0)
     torch.testing.assert_close(ours, chance, atol=0.04, rtol=0)
+
+
+USER, ITEM = "user", "item"
+BY, BOUGHT, FOLLOWS = (USER, "by", ITEM), (ITEM, "bought", USER), (USER, "follows", USER)
+COUNTS = {USER: 5, ITEM: 4}
+EDGE_TYPES = (BY, BOUGHT, FOLLOWS)
+AFFINITY = "ignore:Dataloader CPU affinity"
+
+graphs = st.fixed_dictionaries(
+    {
+        name: edge_sets(max_size=12, num_sources=COUNTS[name[0]], num_destinations=COUNTS[name[2]])
+        for name in EDGE_TYPES
+    }
+)
+times = st.integers(0, MAX_TIME + 4)
+seeds = st.fixed_dictionaries(
+    {USER: st.lists(st.tuples(st.integers(0, 4), times), min_size=1, max_size=6)},
+    optional={ITEM: st.lists(st.tuples(st.integers(0, 3), times), max_size=3)},
+)
+
+
+def csrs_of(graph):
+    return {
+        name: csr_of(edges, num_sources=COUNTS[name[0]], num_destinations=COUNTS[name[2]])
+        for name, edges in graph.items()
+    }
+
+
+def tree(blocks, node_type, row):
+    """What a network with a layer a block sees from a destination of the last block, as nested tuples."""
+    dgl = import_dgl()
+    if not blocks:
+        return None
+    block = blocks[-1]
+    data = block.dstnodes[node_type].data
+    children = []
+    for edge_type in sorted(block.canonical_etypes):
+        if edge_type[2] != node_type:
+            continue
+        source, _, edge = block.in_edges(row, form="all", etype=edge_type)
+        for s, e in zip(source.tolist(), edge.tolist(), strict=True):
+            edge_data = block.edges[edge_type].data
+            below = tree(blocks[:-1], edge_type[0], s)
+            if below is None:
+                source_data = block.srcnodes[edge_type[0]].data
+                below = (edge_type[0], int(source_data[dgl.NID][s]), int(source_data["time"][s]), ())
+            children.append((edge_type, int(edge_data[dgl.EID][e]), int(edge_data["time"][e]), below))
+    return (node_type, int(data[dgl.NID][row]), int(data["time"][row]), tuple(children))
+
+
+def check_layers(blocks):
+    """Destinations are the first sources, and the sources of a block the destinations of the one before."""
+    dgl = import_dgl()
+    for outer, inner in itertools.pairwise(blocks):
+        for name in inner.srctypes:
+            for key in (dgl.NID, "time"):
+                assert outer.dstnodes[name].data[key].equal(inner.srcnodes[name].data[key])
+    for block in blocks:
+        for name in block.dsttypes:
+            for key in (dgl.NID, "time"):
+                data = block.srcnodes[name].data[key][: block.num_dst_nodes(name)]
+                assert data.equal(block.dstnodes[name].data[key])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    graph=graphs,
+    asked=seeds,
+    num_neighbors=st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    bound=bounds,
+    window=windows,
+    next_hop_bound=st.sampled_from(["seed", "edge"]),
+)
+def test_blocks_hold_the_reference_trees_of_the_given_seeds(
+    graph, asked, num_neighbors, bound, window, next_hop_bound
+):
+    sampler = MultiHopSampler(
+        csrs_of(graph), num_neighbors, bound=bound, window=window, next_hop_bound=next_hop_bound
+    )
+    subgraph = sampler.sample({name: tensors(pairs) for name, pairs in asked.items()})
+    blocks = adapter.to_blocks(subgraph, edge_types=EDGE_TYPES)
+    assert len(blocks) == len(num_neighbors)
+    check_layers(blocks)
+    for name in (USER, ITEM):
+        pairs = asked.get(name, [])
+        assert blocks[-1].num_dst_nodes(name) == len(pairs)
+        for row, (node, time) in enumerate(pairs):
+            expected = reference.multi_hop_tree(
+                graph, num_neighbors, name, node, time, next_hop_bound, bound=bound, window=window
+            )
+            assert tree(blocks, name, row) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(graph=graphs, asked=seeds, num_neighbors=st.integers(1, 3))
+def test_no_row_is_sampled_twice(graph, asked, num_neighbors):
+    """A row's edges appear once in each block, and beside equal seeds no (node, time) has two rows."""
+    dgl = import_dgl()
+    sampler = MultiHopSampler(csrs_of(graph), [num_neighbors, num_neighbors])
+    blocks = adapter.to_blocks(sampler.sample({name: tensors(pairs) for name, pairs in asked.items()}))
+    for block in blocks:
+        for name in block.canonical_etypes:
+            destination = block.edges(etype=name)[1].tolist()
+            edges = list(zip(destination, block.edges[name].data[dgl.EID].tolist(), strict=True))
+            assert len(edges) == len(set(edges))
+        for name in block.srctypes:
+            data = block.srcnodes[name].data
+            rows = list(zip(data[dgl.NID].tolist(), data["time"].tolist(), strict=True))
+            repeats = len(asked.get(name, [])) - len(set(asked.get(name, [])))
+            assert len(rows) - len(set(rows)) == repeats
+
+
+def homogeneous_csr():
+    generator = torch.Generator().manual_seed(1)
+    edge_index = torch.randint(7, (2, 60), generator=generator)
+    edge_index[1][edge_index[1] == 4] = 2  # node 4 has no neighbour
+    return TemporalCSR.from_edge_index(
+        edge_index, torch.randint(20, (60,), generator=generator), num_rows=7, num_cols=7, row="destination"
+    )
+
+
+def dense_gat(conv, x, adjacency):
+    """Equation 3 of GAT (Velickovic et al., ICLR 2018) on a (destinations, sources) matrix of edge counts."""
+    h = conv.fc(x).view(len(x), conv._num_heads, -1)
+    left, right = (h * conv.attn_l).sum(-1), (h * conv.attn_r).sum(-1)
+    score = torch.nn.functional.leaky_relu(right[: len(adjacency), None] + left[None], 0.2)
+    score = score + adjacency.log()[..., None]  # -inf without an edge; two edges weigh twice
+    return torch.einsum("dsh,shc->dhc", score.softmax(1).nan_to_num(0.0), h)
+
+
+def test_gat_on_blocks_equals_a_dense_computation():
+    dgl = import_dgl()
+    sampler = MultiHopSampler({("_N", "_E", "_N"): homogeneous_csr()}, [3, 2])
+    seed, seed_time = torch.tensor([5, 4, 1, 5, 1]), torch.tensor([18, 12, 9, 18, 15])
+    subgraph = sampler.sample({"_N": (seed, seed_time)})
+    blocks = adapter.to_blocks(subgraph)
+    assert blocks[-1].dstdata[dgl.NID].equal(seed)
+    assert blocks[-1].dstdata["time"].equal(seed_time)
+    torch.manual_seed(3)
+    layers = [
+        dgl.nn.GATConv(4, 3, 2, allow_zero_in_degree=True),
+        dgl.nn.GATConv(6, 5, 1, allow_zero_in_degree=True),
+    ]
+    feature = torch.randn(7, 4)
+
+    theirs = feature[blocks[0].srcdata[dgl.NID]]
+    for block, layer in zip(blocks, layers, strict=True):
+        theirs = layer(block, theirs).flatten(1)
+
+    num_rows = len(subgraph.node["_N"])
+    adjacency = torch.zeros(num_rows, num_rows)
+    for edges in [hop["_N", "_E", "_N"] for hop in subgraph.hops]:
+        for row, (sources, mask) in enumerate(zip(edges.neighbor, edges.mask, strict=True)):
+            for source in sources[mask]:
+                adjacency[edges.first_row + row, source] += 1
+    assert adjacency.max() > 1  # two events between the same nodes
+    ours = feature[subgraph.node["_N"]]
+    for layer in layers:
+        ours = dense_gat(layer, ours, adjacency).flatten(1)
+    torch.testing.assert_close(theirs, ours[subgraph.seed_index["_N"]])
+    assert theirs.ne(0).any(1).tolist() == [True, False, True, True, True]
+    torch.testing.assert_close(theirs[0], theirs[3])
+    theirs.square().sum().backward()
+    assert all(
+        p.grad is not None and p.grad.isfinite().all()
+        for layer in layers
+        for p in layer.parameters()
+        if p is not layer.bias
+    )
+
+
+def test_an_edge_at_the_query_changes_nothing_and_one_before_it_does():
+    dgl = import_dgl()
+    edge_index = torch.tensor([[0, 1, 2, 3], [5, 5, 0, 1]])
+    edge_time = torch.tensor([3, 4, 2, 1])
+    layer = dgl.nn.GATConv(4, 3, 2, allow_zero_in_degree=True)
+    feature = torch.randn(7, 4, generator=torch.Generator().manual_seed(2))
+
+    def predict(source, time):
+        csr = TemporalCSR.from_edge_index(
+            torch.cat([edge_index, torch.tensor([[source], [5]])], 1),
+            torch.cat([edge_time, torch.tensor([time])]),
+            num_rows=7,
+            num_cols=7,
+            row="destination",
+        )
+        sampler = MultiHopSampler({("_N", "_E", "_N"): csr}, [4, 4])
+        (outer, inner) = adapter.to_blocks(sampler.sample({"_N": (torch.tensor([5]), torch.tensor([6]))}))
+        hidden = layer(outer, feature[outer.srcdata[dgl.NID]]).mean(1)
+        return torch.cat([hidden[:1], layer(inner, torch.cat([hidden, hidden[:, :1]], 1)).mean(1)])
+
+    assert predict(6, 6).equal(predict(2, 7))
+    assert not predict(6, 6).equal(predict(6, 5))
+
+
+def test_hetero_conv_trains_on_blocks():
+    dgl = import_dgl()
+    generator = torch.Generator().manual_seed(0)
+    csrs = {
+        name: TemporalCSR.from_edge_index(
+            torch.stack(
+                [
+                    torch.randint(COUNTS[name[0]], (40,), generator=generator),
+                    torch.randint(COUNTS[name[2]], (40,), generator=generator),
+                ]
+            ),
+            torch.arange(40),
+            num_rows=COUNTS[name[2]],
+            num_cols=COUNTS[name[0]],
+            row="destination",
+        )
+        for name in EDGE_TYPES
+    }
+    seed = torch.arange(5)
+    blocks = adapter.to_blocks(
+        MultiHopSampler(csrs, [3, 2]).sample({USER: (seed, torch.full_like(seed, 30))})
+    )
+    sizes = [(6, 8), (8, 2)]
+    torch.manual_seed(0)
+    layers = [
+        dgl.nn.HeteroGraphConv(
+            {name[1]: dgl.nn.GATConv((a, a), b, 1, allow_zero_in_degree=True) for name in EDGE_TYPES}
+        )
+        for a, b in sizes
+    ]
+    x = {name: torch.randn(count, 6) for name, count in COUNTS.items()}
+    h = {name: x[name][node] for name, node in blocks[0].srcdata[dgl.NID].items()}
+    for block, layer in zip(blocks, layers, strict=True):
+        h = {name: value.flatten(1) for name, value in layer(block, h).items()}
+    assert h[USER].shape == (5, 2)
+    h[USER].square().sum().backward()
+    for p in [p for name, p in layers[0].named_parameters() if "bias" not in name]:
+        assert p.grad.abs().sum() > 0
+
+
+def test_blocks_need_edge_types_and_hops():
+    sampler = MultiHopSampler({("_N", "_E", "_N"): homogeneous_csr()}, [2])
+    subgraph = sampler.sample({"_N": (torch.tensor([1]), torch.tensor([9]))})
+    with pytest.raises(ValueError, match="edge_types must name those of the subgraph"):
+        adapter.to_blocks(subgraph, edge_types=[BY])
+    with pytest.raises(ValueError, match="without hops"):
+        adapter.to_blocks(replace(subgraph, hops=[]))
+
+
+def loader_graph(features=True):
+    """A graph without edges: DGL's loader reads features from it and nothing else."""
+    dgl = import_dgl()
+    graph = dgl.heterograph({name: ([], []) for name in EDGE_TYPES}, num_nodes_dict=COUNTS)
+    for name, count in COUNTS.items():
+        graph.nodes[name].data["x"] = torch.arange(count * 3.0).view(count, 3)
+        graph.nodes[name].data["y"] = torch.arange(count) * 10
+    return graph
+
+
+def log_csrs():
+    generator = torch.Generator().manual_seed(4)
+    return {
+        name: TemporalCSR.from_edge_index(
+            torch.stack(
+                [torch.randint(COUNTS[end], (50,), generator=generator) for end in (name[0], name[2])]
+            ),
+            torch.randint(30, (50,), generator=generator),
+            num_rows=COUNTS[name[2]],
+            num_cols=COUNTS[name[0]],
+            row="destination",
+        )
+        for name in EDGE_TYPES
+    }
+
+
+@pytest.mark.filterwarnings(AFFINITY)
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("strategy", [RecentNeighborSampler, UniformNeighborSampler])
+def test_loader_hands_out_what_the_sampler_sampled(num_workers, strategy):
+    dgl = import_dgl()
+    sampler = MultiHopSampler(log_csrs(), [3, 2], strategy=strategy)
+    user, time = torch.tensor([4, 0, 0, 2, 4, 1, 3]), torch.tensor([25, 3, 12, 29, 25, 17, 21])
+    block_sampler = adapter.TemporalBlockSampler(
+        sampler,
+        queries={USER: (user, time)},
+        prefetch_node_feats={USER: ["x"], ITEM: ["x"]},
+        prefetch_labels={USER: ["y"]},
+    )
+    assert isinstance(block_sampler, dgl.dataloading.Sampler)
+    block_sampler.set_epoch(5)
+    loader = dgl.dataloading.DataLoader(
+        loader_graph(),
+        {USER: torch.arange(7)},
+        block_sampler,
+        batch_size=3,
+        shuffle=True,
+        num_workers=num_workers,
+    )
+    met = []
+    for input_nodes, output_nodes, blocks in loader:
+        query = blocks[-1].dstnodes[USER].data["query"]
+        met += query.tolist()
+        assert output_nodes[USER].equal(user[query])
+        assert blocks[-1].dstnodes[USER].data["time"].equal(time[query])
+        assert blocks[-1].dstnodes[USER].data["y"].equal(user[query] * 10)
+        check_layers(blocks)
+        for name in (USER, ITEM):
+            expected = input_nodes[name][:, None] * 3 + torch.arange(3.0)
+            assert blocks[0].srcnodes[name].data["x"].equal(expected)
+        direct = adapter.to_blocks(
+            sampler.sample({USER: (user[query], time[query])}, epoch=5), edge_types=EDGE_TYPES
+        )
+        for row in range(len(query)):
+            assert tree(blocks, USER, row) == tree(direct, USER, row)
+    assert sorted(met) == list(range(7))
+
+
+@pytest.mark.filterwarnings(AFFINITY)
+def test_loader_on_a_homogeneous_graph_at_one_time():
+    dgl = import_dgl()
+    graph = dgl.graph(([], []), num_nodes=7)
+    graph.ndata["x"] = torch.arange(7.0)
+    sampler = MultiHopSampler({("_N", "_E", "_N"): homogeneous_csr()}, [3, 3])
+    block_sampler = adapter.TemporalBlockSampler(sampler, time=15, prefetch_node_feats=["x"])
+    loader = dgl.dataloading.DataLoader(graph, torch.tensor([6, 2, 5, 0]), block_sampler, batch_size=4)
+    ((input_nodes, output_nodes, blocks),) = loader
+    assert output_nodes.tolist() == [6, 2, 5, 0]
+    assert input_nodes[:4].equal(output_nodes)
+    assert len(input_nodes) == len(set(input_nodes.tolist())) <= 7  # each node once
+    assert blocks[0].srcdata["x"].equal(input_nodes.float())
+    for block in blocks:
+        assert block.edata["time"].lt(15).all()
+        assert block.num_edges() > 0
+
+
+def test_edge_features_are_found_by_edge_id():
+    dgl = import_dgl()
+    generator = torch.Generator().manual_seed(6)
+    edge_index, time = (
+        torch.randint(7, (2, 60), generator=generator),
+        torch.randint(20, (60,), generator=generator),
+    )
+    graph = dgl.graph(tuple(edge_index), num_nodes=7)
+    graph.edata["time_of_log"] = time
+    csr = TemporalCSR.from_edge_index(edge_index, time, num_rows=7, num_cols=7, row="destination")
+    block_sampler = adapter.TemporalBlockSampler(
+        MultiHopSampler({("_N", "_E", "_N"): csr}, [3, 2]), time=15, prefetch_edge_feats=["time_of_log"]
+    )
+    with pytest.warns(UserWarning, match="affinity"):
+        ((_, _, blocks),) = dgl.dataloading.DataLoader(graph, torch.arange(7), block_sampler, batch_size=7)
+    for block in blocks:
+        assert block.num_edges() > 0
+        assert block.edata["time_of_log"].equal(block.edata["time"])
+        source, destination = block.edges()
+        edge = block.edata[dgl.EID]
+        assert block.srcdata[dgl.NID][source].equal(edge_index[0][edge])
+        assert block.dstdata[dgl.NID][destination].equal(edge_index[1][edge])
+
+
+def test_epochs_draw_anew_and_the_same_again():
+    sampler = adapter.TemporalBlockSampler(
+        MultiHopSampler({("_N", "_E", "_N"): homogeneous_csr()}, [2], strategy=UniformNeighborSampler),
+        time=19,
+    )
+    edges = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        edges.append(sampler.sample(None, torch.arange(7))[2][0].edata[import_dgl().EID])
+    assert edges[0].equal(edges[2])
+    assert not edges[0].equal(edges[1])
+
+
+def test_sampler_refuses_what_it_cannot_mean():
+    sampler = MultiHopSampler(log_csrs(), [2])
+    ids, one = torch.arange(3), torch.arange(1)
+    with pytest.raises(ValueError, match="give either queries"):
+        adapter.TemporalBlockSampler(sampler)
+    with pytest.raises(ValueError, match="give either queries"):
+        adapter.TemporalBlockSampler(sampler, queries={USER: (ids, ids)}, time=3)
+    with pytest.raises(ValueError, match="3 nodes and 1 times"):
+        adapter.TemporalBlockSampler(sampler, queries={USER: (ids, one)})
+    with pytest.raises(ValueError, match="of the types"):
+        adapter.TemporalBlockSampler(sampler, queries={"author": (ids, ids)})
+    with pytest.raises(ValueError, match="a tensor does not tell"):
+        adapter.TemporalBlockSampler(sampler, time=3).sample(None, ids)
+    table = adapter.TemporalBlockSampler(sampler, queries={USER: (ids, ids)})
+    with pytest.raises(ValueError, match=r"row ids must lie in \[0, 3\)"):
+        table.sample(None, torch.tensor([3]))
+    with pytest.raises(ValueError, match=r"of the node types \['user'\]"):
+        table.sample(None, {ITEM: one})
+    with pytest.raises(ValueError, match="excluded by time"):
+        table.sample(None, ids, exclude_eids=ids)
+    with pytest.raises(AttributeError, match="no attribute 'BlockSampler'"):
+        _ = adapter.BlockSampler
