@@ -134,7 +134,8 @@ def one_row_per_seed(subgraph: SampledSubgraph) -> SampledSubgraph:
         time[name] = torch.cat([time[name][index], time[name][num_distinct:]])
         grown = len(index) - num_distinct
         count[name] = [rows + grown for rows in count[name]]
-        new_row[name] = torch.arange(len(subgraph.node[name]), device=index.device) + grown
+        # one slot more: padding points to row 0, which an empty table does not have
+        new_row[name] = torch.arange(len(subgraph.node[name]) + 1, device=index.device) + grown
         given = torch.arange(len(index), device=index.device)
         # of equal seeds, the first stands for the row where it is a neighbour
         new_row[name][:num_distinct] = given.new_full((num_distinct,), len(index)).scatter_reduce(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from samplers import MultiHopSampler, RecentNeighborSampler, TemporalCSR, Unifor
 from samplers.adapters import dgl as adapter
 from samplers.adapters import import_dgl
 from tests.reference import samplers as reference
-from tests.samplers.strategies import MAX_TIME, bounds, csr_of, edge_sets, tensors, windows
+from tests.reference.samplers import Edge
+from tests.samplers.strategies import MAX_TIME, bounds, csr_of, tensors, windows
 
 pytest.importorskip("pandas")  # DGL needs it without saying so
 if importlib.util.find_spec("dgl") is None:
@@ -228,15 +230,27 @@ COUNTS = {USER: 5, ITEM: 4}
 EDGE_TYPES = (BY, BOUGHT, FOLLOWS)
 AFFINITY = "ignore:Dataloader CPU affinity"
 
-graphs = st.fixed_dictionaries(
-    {
-        name: edge_sets(max_size=12, num_sources=COUNTS[name[0]], num_destinations=COUNTS[name[2]])
-        for name in EDGE_TYPES
-    }
-)
-times = st.integers(0, MAX_TIME + 4)
+
+@st.composite
+def dense_graphs(draw):
+    """Twelve edges of each type: rows with more edges than are sampled, ties, and late arrivals."""
+    random = Random(draw(st.integers(0, 2**32)))
+    delays = draw(st.sampled_from([(0,), (0, 0, 3)]))
+    graph = {}
+    for name in EDGE_TYPES:
+        edges = []
+        for edge_id in range(draw(st.sampled_from([0, 3, 12, 12]))):
+            time = random.randint(0, MAX_TIME)
+            ends = random.randrange(COUNTS[name[0]]), random.randrange(COUNTS[name[2]])
+            edges.append(Edge(*ends, time, edge_id, time + random.choice(delays)))
+        graph[name] = edges
+    return graph
+
+
+graphs = dense_graphs()
+times = st.sampled_from([3, 8, 12])  # few, so that seeds repeat and are neighbours of seeds
 seeds = st.fixed_dictionaries(
-    {USER: st.lists(st.tuples(st.integers(0, 4), times), min_size=1, max_size=6)},
+    {USER: st.lists(st.tuples(st.integers(0, 4), times), min_size=2, max_size=6)},
     optional={ITEM: st.lists(st.tuples(st.integers(0, 3), times), max_size=3)},
 )
 
@@ -288,7 +302,7 @@ def check_layers(blocks):
 @given(
     graph=graphs,
     asked=seeds,
-    num_neighbors=st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    num_neighbors=st.sampled_from([[2], [3, 0], [2, 2], [2, 1], [3, 3, 3], [1, 2, 3]]),
     bound=bounds,
     window=windows,
     next_hop_bound=st.sampled_from(["seed", "edge"]),

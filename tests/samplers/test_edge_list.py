@@ -12,7 +12,7 @@ from tests.reference import samplers as reference
 from tests.reference.samplers import Edge
 
 users, items = st.sampled_from(["ann", "bob", "cat", "dan"]), st.integers(-2, 4)
-tuples = st.lists(st.tuples(users, items, st.integers(0, 9)), min_size=1, max_size=15)
+tuples = st.lists(st.tuples(users, items, st.integers(0, 9)), min_size=8, max_size=15)
 
 
 def neighbors(csr, row, column_label, time, num_neighbors):

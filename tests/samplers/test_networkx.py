@@ -28,7 +28,7 @@ def graph_of(kind, rows):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40, deadline=None)
 @given(
-    rows=st.lists(EDGE, min_size=1, max_size=14),
+    rows=st.lists(EDGE, min_size=8, max_size=14),
     typed=st.booleans(),
     reverse=st.booleans(),
     time=st.integers(0, 11),
@@ -89,7 +89,7 @@ def test_weights_arrive():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    rows=st.lists(EDGE, min_size=1, max_size=14),
+    rows=st.lists(EDGE, min_size=8, max_size=14),
     asked=st.lists(st.tuples(st.sampled_from(list(NODES)), st.integers(0, 11)), min_size=1, max_size=4),
 )
 def test_a_subgraph_as_networkx_is_the_graph_that_a_seed_sees(rows, asked):

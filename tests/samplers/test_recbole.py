@@ -5,11 +5,18 @@ from hypothesis import strategies as st
 from samplers import RecentNeighborSampler
 from samplers.adapters.recbole import to_interaction
 from tests.reference import samplers as reference
-from tests.samplers.strategies import csr_of, edge_sets, queries, tensors
+from tests.samplers.strategies import MAX_TIME, NUM_DESTINATIONS, NUM_SOURCES, csr_of, queries, tensors
+
+rows = st.tuples(
+    st.integers(0, NUM_SOURCES - 1), st.integers(0, NUM_DESTINATIONS - 1), st.integers(0, MAX_TIME)
+)
+dense_edges = st.lists(rows, min_size=15, max_size=25).map(
+    lambda drawn: [reference.Edge(s, d, t, i, t) for i, (s, d, t) in enumerate(drawn)]
+)
 
 
 @settings(max_examples=60, deadline=None)
-@given(edges=edge_sets(), asked=queries, num_neighbors=st.integers(1, 6))
+@given(edges=dense_edges, asked=queries, num_neighbors=st.integers(2, 6))
 def test_interaction_equals_a_list_of_lists(edges, asked, num_neighbors):
     sampled = RecentNeighborSampler(csr_of(edges), num_neighbors).sample(*tensors(asked))
     interaction = to_interaction(sampled)
@@ -23,7 +30,7 @@ def test_interaction_equals_a_list_of_lists(edges, asked, num_neighbors):
 
 
 def test_the_list_is_named_after_the_field_and_the_last_item_is_where_recbole_looks():
-    edges = edge_sets_of_one_user()
+    edges = edges_of_one_user()
     sampled = RecentNeighborSampler(csr_of(edges), 4).sample(torch.tensor([2]), torch.tensor([9]))
     interaction = to_interaction(sampled, item_field="video")
     last = interaction["video_list"].gather(1, interaction["item_length"][:, None] - 1)
@@ -31,5 +38,5 @@ def test_the_list_is_named_after_the_field_and_the_last_item_is_where_recbole_lo
     assert last.item() == sampled.node[0, 0] + 1 == 1
 
 
-def edge_sets_of_one_user():
+def edges_of_one_user():
     return [reference.Edge(source, 2, time, time, time) for time, source in enumerate([3, 1, 0])]
