@@ -153,7 +153,13 @@ def test_hetero_node_batches_equal_the_reference(graph, draw, fan_out, bound, wi
     sampler = TemporalNeighborSampler.from_data(data, fan_out, **options)
     seed, time = columns(asked)
     loader = TemporalNodeLoader(
-        data, sampler, input_nodes=(node_type, seed), input_time=time, batch_size=4, shuffle=True
+        data,
+        sampler,
+        input_nodes=(node_type, seed),
+        input_time=time,
+        batch_size=4,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(0),
     )
     records = {edge_type: as_records(edges) for edge_type, edges in graph.items()}
     met = []
