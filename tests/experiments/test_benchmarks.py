@@ -69,14 +69,17 @@ def test_gpu_part_on_the_cpu(settings):
     assert with_target == ["cpu, one hop, last-K, 8192 queries"]
 
 
-def test_gpu_part_finds_a_different_edge():
-    mask = torch.tensor([[True, True], [True, False]])
-    edge_id = torch.tensor([[3, 1], [2, 0]])
+def test_gpu_part_compares_edges_in_any_order_of_rows():
+    node, time = torch.tensor([4, 2, 4]), torch.tensor([10, 20, 5])
+    edge_id = torch.tensor([[3, 1], [2, 0], [7, 6]])
+    edges = gpu.Edges(node, time, edge_id, torch.tensor([[True, True], [True, False], [True, True]]))
     padding, other = edge_id.clone(), edge_id.clone()
     padding[1, 1], other[0, 1] = 9, 9
-    assert gpu.check_same_edges([(edge_id, mask)], [(padding, mask)]) == 3
-    with pytest.raises(AssertionError, match="hop 2"):
-        gpu.check_same_edges([(edge_id, mask)] * 2, [(edge_id, mask), (other, mask)])
+    shuffled = gpu.Edges(*(column[[2, 0, 1]] for column in edges._replace(edge_id=padding)))
+    assert gpu.check_same_edges([edges, edges], [shuffled, edges]) == 10
+    for changed in (edges._replace(edge_id=other), edges._replace(time=time + 1)):
+        with pytest.raises(AssertionError, match="hop 2"):
+            gpu.check_same_edges([edges, edges], [edges, changed])
 
 
 def test_events_are_the_same_from_the_cache(settings):

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from experiments.benchmarks.samplers.graph import ITEMS_OF_USERS, Queries, make_events, make_queries
@@ -16,16 +17,26 @@ from samplers import (
     EdgeType,
     MultiHopSampler,
     RecentNeighborSampler,
+    SampledNeighbors,
+    SampledSubgraph,
     TemporalCSR,
     UniformNeighborSampler,
 )
 
 CSRS = dict[EdgeType, TemporalCSR]
-Hops = list[tuple[Tensor, Tensor]]  # edge id and mask of each hop
 
 # read: column and edge id of 4 bytes and a time of 8; written: three int64 and a byte of the mask
 BYTES_PER_SAMPLED_EDGE = 16 + 25
 TARGET_BATCH_SIZE, TARGET = 8192, 5e8  # one-hop last-K, sampled edges a second, at this size and more
+
+
+class Edges(NamedTuple):
+    """Edges sampled at a hop, one row for each (node, time) that was queried."""
+
+    node: Int64[Tensor, " num_rows"]
+    time: Int64[Tensor, " num_rows"]
+    edge_id: Int64[Tensor, "num_rows num_neighbors"]
+    mask: Bool[Tensor, "num_rows num_neighbors"]
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -63,9 +74,9 @@ def measure_on(settings: Settings, device: torch.device) -> list[Row]:
         queries = make_queries(settings, batch_size=size)
         queries_there = Queries(queries.user.to(device), queries.time.to(device))
         for name, strategy in strategies.items():
-            for hops, make in (("one hop", _one_hop), ("two hops", _two_hops)):
+            for hops, make in (("one hop", OneHop), ("two hops", TwoHops)):
                 here, there = make(csrs, strategy, k, queries), make(moved, strategy, k, queries_there)
-                num_edges = check_same_edges(here(0), there(0))
+                num_edges = check_same_edges(here.edges(0), there.edges(0))
                 cpu = f"{OURS} on its CPU"
                 timings = take_turns({OURS: there, cpu: here}, settings.seconds, synchronize=synchronize)
                 case = f"{device.type}, {hops}, {name}, {size} queries"
@@ -85,40 +96,65 @@ def copy_bandwidth(device: torch.device, seconds: float) -> float:
     return 2 * num_bytes / timings.median(OURS)
 
 
-def check_same_edges(here: Hops, there: Hops) -> int:
-    """Compare (edge id, mask) of each hop; return how many edges there are.
+def check_same_edges(here: list[Edges], there: list[Edges]) -> int:
+    """Compare the edges of each hop, in whatever order the rows are; return how many edges there are.
 
     Raises:
         AssertionError: they differ.
 
     """
     num_edges = 0
-    for hop, ((edge_id, mask), (other_id, other_mask)) in enumerate(zip(here, there, strict=True)):
-        same = torch.equal(mask, other_mask.cpu())
-        if not same or not torch.equal(edge_id[mask], other_id.cpu()[mask]):
+    for hop, (one, other) in enumerate(zip(here, there, strict=True)):
+        if not all(map(torch.equal, _in_order(one), _in_order(other))):
             raise AssertionError(f"the device samples other edges than the CPU at hop {hop + 1}")
-        num_edges += int(mask.sum())
+        num_edges += int(one.mask.sum())
     return num_edges
 
 
-def _one_hop(csrs: CSRS, strategy: Any, k: int, queries: Queries) -> Callable[[int], Hops]:
-    sampler = strategy(csrs[ITEMS_OF_USERS], k)
-
-    def run(number: int) -> Hops:
-        found = sampler.sample(*queries.batch(number))
-        return [(found.edge_id, found.mask)]
-
-    return run
+def _in_order(edges: Edges) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    node, time, edge_id, mask = (column.cpu() for column in edges)
+    by_time = time.argsort(stable=True)
+    order = by_time[node[by_time].argsort(stable=True)]
+    return node[order], time[order], edge_id.where(mask, -1)[order], mask[order]
 
 
-def _two_hops(csrs: CSRS, strategy: Any, k: int, queries: Queries) -> Callable[[int], Hops]:
-    sampler = MultiHopSampler(csrs, [k, k], strategy=strategy)
+class OneHop:
+    """Last-K or uniform neighbours of users."""
 
-    def run(number: int) -> Hops:
-        hops = sampler.sample({"user": queries.batch(number)}).hops
-        return [(edges.edge_id, edges.mask) for hop in hops for edges in hop.values()]
+    def __init__(self, csrs: CSRS, strategy: Any, k: int, queries: Queries) -> None:
+        self.sampler, self.queries = strategy(csrs[ITEMS_OF_USERS], k), queries
 
-    return run
+    def __call__(self, number: int) -> SampledNeighbors:
+        """Sample a batch."""
+        found: SampledNeighbors = self.sampler.sample(*self.queries.batch(number))
+        return found
+
+    def edges(self, number: int) -> list[Edges]:
+        """Sample a batch, and return what it holds in a form to compare."""
+        found = self(number)
+        return [Edges(*self.queries.batch(number), found.edge_id, found.mask)]
+
+
+class TwoHops:
+    """Users' items, and those items' users."""
+
+    def __init__(self, csrs: CSRS, strategy: Any, k: int, queries: Queries) -> None:
+        self.sampler, self.queries = MultiHopSampler(csrs, [k, k], strategy=strategy), queries
+
+    def __call__(self, number: int) -> SampledSubgraph:
+        """Sample a batch."""
+        return self.sampler.sample({"user": self.queries.batch(number)})
+
+    def edges(self, number: int) -> list[Edges]:
+        """Sample a batch, and return what it holds in a form to compare."""
+        found = self(number)
+        rows = []
+        for hop in found.hops:
+            for (_, _, destination), edges in hop.items():
+                these = slice(edges.first_row, edges.first_row + edges.num_rows)
+                node, time = found.node[destination][these], found.time[destination][these]
+                rows.append(Edges(node, time, edges.edge_id, edges.mask))
+        return rows
 
 
 def _share(case: str, speed: float, bandwidth: float, size: int) -> Row:
