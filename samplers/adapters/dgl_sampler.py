@@ -30,14 +30,15 @@ class TemporalBlockSampler(_BlockSampler):
     - with ``queries``: rows of these tables. ``blocks[-1].dstdata["query"]`` says which row each destination
       is, for labels that belong to a query and not to a node.
 
-    Indices are one tensor where there is one node type (with ``queries``: one table), else a dict by type.
+    Indices are a dict by node type, or one tensor: of node ids where there is one node type, of rows where
+    there are ``queries``. It means the same row of each table, such as the two ends of a link.
     A batch is ``(input_nodes, output_nodes, blocks)`` as DGL's own, blocks as by ``to_blocks``; output nodes
     are the seeds in their order, equal ones included. ::
 
         sampler = MultiHopSampler(csrs, [10, 5], strategy=UniformNeighborSampler)
         sampler = TemporalBlockSampler(sampler, queries={"user": (user, time)}, prefetch_node_feats=...)
         for input_nodes, output_nodes, blocks in dgl.dataloading.DataLoader(
-            graph, {"user": torch.arange(len(user))}, sampler, batch_size=1024, shuffle=True
+            graph, torch.arange(len(user)), sampler, batch_size=1024, shuffle=True
         ):
             label[blocks[-1].dstnodes["user"].data["query"]]
 
@@ -106,8 +107,8 @@ class TemporalBlockSampler(_BlockSampler):
             for name, index in indices.items():
                 blocks[-1].dstnodes[name].data["query"] = index
         output_nodes: Any = {name: node for name, (node, _) in seeds.items()}
-        if isinstance(seed_nodes, Tensor):
-            output_nodes = next(iter(output_nodes.values()))
+        if isinstance(seed_nodes, Tensor) and len(seeds) == 1:
+            (output_nodes,) = output_nodes.values()
         return blocks[0].srcdata[dgl.NID], output_nodes, blocks
 
     def _by_type(self, indices: Tensor | Mapping[NodeType, Tensor]) -> dict[NodeType, Tensor]:
@@ -116,9 +117,9 @@ class TemporalBlockSampler(_BlockSampler):
             if not set(indices) <= set(known):
                 raise ValueError(f"indices must be of the node types {known}, got {sorted(indices)}")
             return {name: index.long() for name, index in indices.items()}
-        if len(known) != 1:
+        if self.queries is None and len(known) != 1:
             raise ValueError(f"indices must be a dict by node type, one of {known}: a tensor does not tell")
-        return {known[0]: indices.long()}
+        return {name: indices.long() for name in known}
 
     def _look_up(self, name: NodeType, index: Tensor) -> tuple[Tensor, Tensor]:
         if self.time is not None:

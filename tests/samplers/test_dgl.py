@@ -623,3 +623,24 @@ def test_sampler_refuses_what_it_cannot_mean():
         table.sample(None, ids, exclude_eids=ids)
     with pytest.raises(AttributeError, match="no attribute 'BlockSampler'"):
         _ = adapter.BlockSampler
+
+
+@pytest.mark.filterwarnings(AFFINITY)
+def test_a_row_means_both_ends_of_a_link():
+    dgl = import_dgl()
+    user, item, time = torch.tensor([4, 0, 2, 0, 1]), torch.tensor([3, 1, 1, 0, 2]), torch.arange(20, 25)
+    block_sampler = adapter.TemporalBlockSampler(
+        MultiHopSampler(log_csrs(), [2]), queries={USER: (user, time), ITEM: (item, time)}
+    )
+    loader = dgl.dataloading.DataLoader(
+        loader_graph(), torch.tensor([3, 0, 4, 2]), block_sampler, batch_size=3
+    )
+    rows = []
+    for _, output_nodes, blocks in loader:
+        query = blocks[-1].dstnodes[ITEM].data["query"]
+        assert query.equal(blocks[-1].dstnodes[USER].data["query"])
+        assert output_nodes[USER].equal(user[query])
+        assert output_nodes[ITEM].equal(item[query])
+        assert blocks[-1].dstnodes[ITEM].data["time"].equal(time[query])
+        rows += query.tolist()
+    assert rows == [3, 0, 4, 2]
