@@ -51,7 +51,8 @@ class TemporalNeighborSampler(BaseSampler):
         default_time: the time of seeds for which the loader was given none. None: that is an error.
         negative_sampler: draws the destinations of negative links; its rows are the links' sources. With
             ``bound="inclusive"`` it knows the links of the seeds' own time, and so never draws the positive.
-            None: PyG draws them, from torch's global generator: they may be positives, or not exist yet.
+            None: PyG draws them (binary: both ends), from torch's global generator; they may be positives, or
+            not exist yet.
         options: ``strategy``, ``bound``, ``window``, ``next_hop_bound`` and what else ``MultiHopSampler``
             takes. The strategy has the random seed: ``partial(UniformNeighborSampler, random_seed=1)``.
 
@@ -323,7 +324,8 @@ def csrs_from_data(
         available_time_attr: edge attribute with the times at which they became known, (num_edges,).
 
     Raises:
-        ValueError: an edge type lacks one of the attributes, or times are not integers.
+        ValueError: an edge type lacks one of the attributes, times are not integers, or PyG would take an
+            attribute for one of nodes.
 
     """
     if isinstance(data, HeteroData):
@@ -461,6 +463,11 @@ def _attribute(store: Any, edge_type: EdgeType, name: str, num_edges: int | None
         raise ValueError(
             f"{name!r} of edge type {edge_type} needs one value for each of {num_edges} edges, got shape "
             f"{tuple(value.shape)}"
+        )
+    if isinstance(store, Data) and not store.is_edge_attr(name):
+        raise ValueError(
+            f"PyG takes {name!r} for an attribute of nodes, since there are {num_edges} of both: "
+            f"give it a name that holds 'edge', such as 'edge_{name}'"
         )
     return value
 
