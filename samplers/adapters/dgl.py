@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.neighbors import EdgeType, HopEdges, SampledSubgraph
+from samplers.neighbors import EdgeType, HopEdges, NodeType, SampledSubgraph
 
 _GRAPHBOLT = "dgl.graphbolt"
 _LIBRARY_NAME = {"darwin": "libgraphbolt_pytorch_{}.dylib", "win32": "graphbolt_pytorch_{}.dll"}
@@ -91,6 +91,11 @@ def to_blocks(subgraph: SampledSubgraph, *, edge_types: Sequence[EdgeType] | Non
     subgraph = one_row_per_seed(subgraph)
     # Rows lie in the order of hops, so the edges into the rows of a block are a prefix of one CSC matrix.
     edges = {edge_type: _edges_by_destination(subgraph, edge_type) for edge_type in edge_types}
+    # DGL takes no places of edges (0, 1, ...) as well, but then some of its kernels fail in backward.
+    place = torch.arange(
+        max(len(columns.source) for columns in edges.values()),
+        device=next(iter(edges.values())).source.device,
+    )
     count = subgraph.num_nodes_after_hop
     blocks = []
     for hop in reversed(range(len(subgraph.hops))):
@@ -99,14 +104,7 @@ def to_blocks(subgraph: SampledSubgraph, *, edge_types: Sequence[EdgeType] | Non
         prefix = {
             edge_type: columns.up_to(num_destinations[edge_type[2]]) for edge_type, columns in edges.items()
         }
-        block = dgl.create_block(
-            {
-                edge_type: ("csc", (columns.ptr, columns.source, columns.place))
-                for edge_type, columns in prefix.items()
-            },
-            num_src_nodes=num_sources,
-            num_dst_nodes=num_destinations,
-        )
+        block = _block(dgl, prefix, place, num_sources, num_destinations)
         for name in subgraph.node:
             for data, num_rows in (
                 (block.srcnodes[name].data, num_sources[name]),
@@ -183,7 +181,6 @@ class _EdgesByDestination(NamedTuple):
 
     ptr: Tensor
     source: Tensor
-    place: Tensor  # 0, 1, ...: DGL takes none instead, but some of its kernels then fail in backward
     edge_id: Tensor
     edge_time: Tensor
 
@@ -203,15 +200,62 @@ def _edges_by_destination(subgraph: SampledSubgraph, edge_type: EdgeType) -> _Ed
     for hop in hops:
         ptr[hop.first_row + 1 : hop.first_row + hop.num_rows + 1] = hop.mask.sum(1)
     ptr = ptr.cumsum(0)
-    source, edge_id, edge_time = (
-        torch.cat(
-            [table[:0], *(getattr(hop, name).masked_select(hop.mask) for hop in hops)]
-        )  # faster than [mask]
-        for name in ("neighbor", "edge_id", "edge_time")
-    )
     return _EdgesByDestination(
-        ptr, source, torch.arange(len(source), device=table.device), edge_id, edge_time
+        ptr,
+        *(
+            _join([_real(getattr(hop, name), hop.mask) for hop in hops], table)
+            for name in ("neighbor", "edge_id", "edge_time")
+        ),
     )
+
+
+def _join(parts: list[Tensor], like: Tensor) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([like[:0], *parts])  # cat would copy a single part
+
+
+def _real(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the values where the mask is True; on the CPU, numpy takes half of torch's time or less."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(values.numpy()[mask.numpy()])
+    return values[mask]
+
+
+def _block(
+    dgl: Any,
+    edges: Mapping[EdgeType, _EdgesByDestination],
+    place: Tensor,
+    num_sources: Mapping[NodeType, int],
+    num_destinations: Mapping[NodeType, int],
+) -> Any:
+    """Do what ``dgl.create_block`` does, without its search for the largest id, a fifth of the whole time.
+
+    ``place`` is 0, 1, ..., for at least as many edges as any type has.
+    """
+    index = dgl.heterograph_index
+    node_types, edge_types = sorted(num_sources), sorted(edges)
+    number = {name: i for i, name in enumerate(node_types)}
+    relations = [
+        index.create_unitgraph_from_csr(
+            2,  # node types: source and destination
+            num_sources[edge_type[0]],
+            num_destinations[edge_type[2]],
+            edges[edge_type].ptr,
+            edges[edge_type].source,
+            place[: len(edges[edge_type].source)],
+            ["coo", "csr", "csc"],
+            True,  # the rows of the matrix are destinations
+        )
+        for edge_type in edge_types
+    ]
+    metagraph = dgl.graph_index.from_coo(
+        2 * len(node_types),
+        [number[source] for source, _, _ in edge_types],
+        [number[destination] + len(node_types) for _, _, destination in edge_types],
+        True,
+    )
+    counts = [rows[name] for rows in (num_sources, num_destinations) for name in node_types]
+    graph = index.create_heterograph_from_relations(metagraph, relations, dgl.utils.toindex(counts, "int64"))
+    return dgl.convert.DGLBlock(graph, (node_types, node_types), [relation for _, relation, _ in edge_types])
 
 
 def _counts_up_to(index: Tensor, end: int) -> bool:
