@@ -150,7 +150,7 @@ class BehaviorGraph:
 
         Computed from the CSR at each call: ids and times are stored once a direction, not once more.
         """
-        csr = self._relation_edges(edge_type).by_user
+        csr = self._relation_edges(edge_type).by_user.compact()
         place = csr.edge_id.long()
         known = csr.edge_time if csr.available_time is None else csr.available_time
         columns = (csr.row_of_edge(), csr.col.long(), csr.edge_time, known)
@@ -286,7 +286,7 @@ class BehaviorGraph:
             fields = ", ".join(self.features[node_type].names) or "none"
             lines.append(f"  {node_type}: {ids.num_ids:,} IDs and the unseen row; fields: {fields}")
         for relation, edges in self.relations.items():
-            late = "" if edges.by_user.available_time is None else ", known late"
+            late = "" if edges.by_user.max_delay is None else ", known late"
             names = "".join(f", {name}" for name in edges.attributes.names)
             lines.append(
                 f"  {relation.domain}:{relation.behavior}: {edges.by_user.num_edges:,} edges{late}{names}"
@@ -421,21 +421,14 @@ def _build_edges(
 def _append_edges(base: RelationEdges, part: pl.DataFrame, user: Tensor, item: Tensor) -> RelationEdges:
     device = base.by_user.device
     time, available_time = _times(part)
-    old_item, old_user = base.by_item, base.by_user
-    if available_time is not None and old_user.available_time is None:
-        # what was known at its own time is now said so, edge by edge
-        old_item = replace(old_item, available_time=old_item.edge_time)
-        old_user = replace(old_user, available_time=old_user.edge_time)
-    elif available_time is None and old_user.available_time is not None:
-        available_time = time
     edge_index = torch.stack([user, item]).to(device)
     first = base.by_user.num_edges
     edge_id = torch.arange(first, first + part.height, device=device)
     known = None if available_time is None else available_time.to(device)
-    by_item = old_item.append(
+    by_item = base.by_item.append(
         edge_index, time.to(device), row="destination", edge_id=edge_id, available_time=known
     )
-    by_user = old_user.append(
+    by_user = base.by_user.append(
         edge_index, time.to(device), row="source", edge_id=edge_id, available_time=known
     )
     return RelationEdges(by_item, by_user, base.attributes.concat(_attributes(part).to(device)))
@@ -443,18 +436,12 @@ def _append_edges(base: RelationEdges, part: pl.DataFrame, user: Tensor, item: T
 
 def _grow(edges: RelationEdges, num_nodes: Mapping[NodeType, int]) -> RelationEdges:
     """Give a row and a column to each new node; the edges are shared."""
-    if edges.by_item.num_rows == num_nodes[ITEM] and edges.by_user.num_rows == num_nodes[USER]:
-        return edges
+    num_users, num_items = num_nodes[USER], num_nodes[ITEM]
     return replace(
         edges,
-        by_item=_grow_csr(edges.by_item, num_nodes[ITEM], num_nodes[USER]),
-        by_user=_grow_csr(edges.by_user, num_nodes[USER], num_nodes[ITEM]),
+        by_item=edges.by_item.grow(num_rows=num_items, num_cols=num_users),
+        by_user=edges.by_user.grow(num_rows=num_users, num_cols=num_items),
     )
-
-
-def _grow_csr(csr: TemporalCSR, num_rows: int, num_cols: int) -> TemporalCSR:
-    rowptr = torch.cat([csr.rowptr, csr.rowptr[-1:].expand(num_rows - csr.num_rows)])
-    return replace(csr, rowptr=rowptr, num_cols=num_cols)
 
 
 def _edges_to(edges: RelationEdges, device: torch.device | str) -> RelationEdges:

@@ -25,7 +25,7 @@ from samplers.neighbors import (
     SampledNeighbors,
     SampledSubgraph,
 )
-from samplers.queries import Bound, count_edges, row_range
+from samplers.queries import Bound, Engine, count_edges
 from samplers.random_numbers import keyed_bits, keyed_integers, keyed_uniform
 from samplers.random_walk import RandomWalks, random_walks
 from samplers.recent import RecentNeighborSampler
@@ -36,6 +36,7 @@ __all__ = [
     "Bound",
     "CorruptedCSRError",
     "EdgeType",
+    "Engine",
     "EventHistory",
     "EventHistorySampler",
     "HopEdges",
@@ -59,5 +60,4 @@ __all__ = [
     "keyed_integers",
     "keyed_uniform",
     "random_walks",
-    "row_range",
 ]

@@ -1,25 +1,36 @@
-"""TemporalCSR: the adjacency of one edge type, each row sorted by (time, edge id)."""
+"""TemporalCSR: the adjacency of one edge type, each row sorted by (time, edge id).
+
+Edges that are appended lie in a small second CSR, the delta, until ``compact`` folds them in. An edge has a
+rank, its place among all edges of its row, base and delta together; and a position, its place in memory: those
+of the delta's edges follow those of the base's.
+"""
 
 import os
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Int64
-from torch import Tensor
+from jaxtyping import Float32, Int32, Int64, Shaped
+from torch import Tensor, nn
+
+from samplers.edge_sort import build_rowptr, narrow, row_maximum, sort_edges, take
+
+if TYPE_CHECKING:
+    from samplers.compiled.rows import CSRArrays
 
 RowEnd = Literal["source", "destination"]
-EdgeColumn = Int32[Tensor, " num_edges"] | Int64[Tensor, " num_edges"]
+EdgeColumnName = Literal["col", "edge_time", "edge_id", "edge_weight", "delay"]
+EdgeColumn = Int32[Tensor, " num_base_edges"] | Int64[Tensor, " num_base_edges"]
 
 
 @dataclass(frozen=True, eq=False)
 class TemporalCSR:
     """The edges of one type, grouped by row and sorted by (time, edge id) inside each row.
 
-    An immutable value: ``append`` and ``to`` return a new one. Sixteen bytes an edge where columns and edge
-    ids fit in 32 bits, plus four for a weight and eight for an ``available_time``.
+    An immutable value: ``append``, ``compact`` and ``to`` return a new one, so a reader keeps the version it
+    has. Sixteen bytes an edge where columns and edge ids fit in 32 bits, plus four for a weight and four for a
+    delay.
 
     Attributes:
         rowptr: first edge of each row, and the number of edges at the end; (num_rows + 1,).
@@ -28,18 +39,26 @@ class TemporalCSR:
         edge_id: the edge's number in the event log; breaks ties in time.
         num_cols: how many nodes the columns can name.
         edge_weight: importance of each edge, if there is one.
-        available_time: when the edge became known, never before its own time. An edge is visible to a query
-            only if it is known by then. None: known as soon as it happens.
+        delay: how long after its own time each edge became known: ``available_time - edge_time``, not negative.
+            An edge is visible to a query only if it is known by then. None: known as soon as it happens.
+        max_delay: the largest delay of each row, delta included; (num_rows,). There if any edge has a delay.
+        delta: appended edges, a CSR of the same rows; the other columns do not hold them.
+        delta_rank: rank of each of the delta's edges in its row.
+        num_late_edges: how many appended edges were older than their row's last edge when they came.
 
     """
 
     rowptr: Int64[Tensor, " num_boundaries"]
     col: EdgeColumn
-    edge_time: Int64[Tensor, " num_edges"]
+    edge_time: Int64[Tensor, " num_base_edges"]
     edge_id: EdgeColumn
     num_cols: int
-    edge_weight: Float32[Tensor, " num_edges"] | None = None
-    available_time: Int64[Tensor, " num_edges"] | None = None
+    edge_weight: Float32[Tensor, " num_base_edges"] | None = None
+    delay: EdgeColumn | None = None
+    max_delay: Int64[Tensor, " num_rows"] | None = None
+    delta: "TemporalCSR | None" = None
+    delta_rank: Int64[Tensor, " num_delta_edges"] | None = None
+    num_late_edges: int = 0
 
     def __post_init__(self) -> None:
         for name, column in self.edge_columns().items():
@@ -55,7 +74,7 @@ class TemporalCSR:
         num_rows: int,
         num_cols: int,
         row: RowEnd,
-        edge_id: EdgeColumn | None = None,
+        edge_id: Int32[Tensor, " num_edges"] | Int64[Tensor, " num_edges"] | None = None,
         edge_weight: Float32[Tensor, " num_edges"] | None = None,
         available_time: Int64[Tensor, " num_edges"] | None = None,
     ) -> "TemporalCSR":
@@ -83,17 +102,20 @@ class TemporalCSR:
         check_ids("row", row_node, num_rows)
         check_ids("column", col, num_cols)
         _check_edges(edge_time, edge_id, edge_weight, available_time)
-        order = _sort_edges(row_node, edge_time, edge_id)
+        order = sort_edges(row_node, edge_time, edge_id)
         if edge_id is None:
             edge_id = torch.arange(len(edge_time), device=edge_time.device) if order is None else order
+        delay = None if available_time is None else narrow(take(available_time - edge_time, order))
+        rowptr = build_rowptr(row_node, num_rows)
         return cls(
-            rowptr=_rowptr(row_node, num_rows),
-            col=_narrow(_take(col, order), num_cols),
-            edge_time=_take(edge_time, order),
-            edge_id=_narrow_ids(edge_id if edge_id is order else _take(edge_id, order)),
+            rowptr=rowptr,
+            col=take(col, order, torch.int32 if num_cols <= 2**31 else torch.int64),
+            edge_time=take(edge_time, order),
+            edge_id=narrow(edge_id if edge_id is order else take(edge_id, order)),
             num_cols=num_cols,
-            edge_weight=None if edge_weight is None else _take(edge_weight, order),
-            available_time=None if available_time is None else _take(available_time, order),
+            edge_weight=None if edge_weight is None else take(edge_weight, order),
+            delay=delay,
+            max_delay=None if delay is None else row_maximum(rowptr, delay),
         )
 
     @property
@@ -103,37 +125,65 @@ class TemporalCSR:
 
     @property
     def num_edges(self) -> int:
-        """Number of edges."""
-        return len(self.col)
+        """Number of edges, appended ones included."""
+        return len(self.col) + (0 if self.delta is None else len(self.delta.col))
 
     @property
     def device(self) -> torch.device:
         """Where the columns lie, and where samples will lie."""
         return self.col.device
 
+    @property
+    def available_time(self) -> Int64[Tensor, " num_base_edges"] | None:
+        """When each edge became known, computed at each call; None: at its own time."""
+        return None if self.delay is None else self.edge_time + self.delay
+
     def edge_columns(self) -> dict[str, Tensor]:
-        """Return the columns with one value for each edge, by name."""
-        names = ("col", "edge_time", "edge_id", "edge_weight", "available_time")
+        """Return the columns with one value for each edge, by name, without the delta's edges."""
+        names = ("col", "edge_time", "edge_id", "edge_weight", "delay")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def row_of_edge(self) -> Int64[Tensor, " num_edges"]:
-        """Return the row of each edge."""
+    def row_of_edge(self) -> Int64[Tensor, " num_base_edges"]:
+        """Return the row of each edge, without the delta's edges."""
         rows = torch.arange(self.num_rows, device=self.device)
-        return rows.repeat_interleave(self.rowptr.diff(), output_size=self.num_edges)
+        return rows.repeat_interleave(self.rowptr.diff(), output_size=len(self.col))
 
-    @cached_property
-    def available_order(self) -> Tensor:
-        """Edge positions, each row's sorted by (available_time, edge id): what is known is a prefix.
+    def look_up(self, column: EdgeColumnName, position: Int64[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        """Read a column at positions; those of the delta's edges follow those of the base's.
 
-        Computed at the first call and kept, 4 or 8 bytes an edge.
+        A position outside both gives a meaningless value: the caller masks it. A missing delay is 0.
         """
-        if self.available_time is None:
-            raise ValueError("this CSR has no available_time: its own order is the order of becoming known")
-        row = self.row_of_edge()
-        order = _sort_edges(row, self.available_time, self.edge_id)
-        if order is None:
-            order = torch.arange(self.num_edges, device=self.device)
-        return _narrow(order, max(self.num_edges, 1))
+        base = getattr(self, column)
+        delta = None if self.delta is None else getattr(self.delta, column)
+        here = _gather(base, position)
+        if self.delta is None:
+            return here
+        there = _gather(delta, position - len(self.col))
+        dtype = torch.promote_types(here.dtype, there.dtype)
+        return torch.where(position < len(self.col), here.to(dtype), there.to(dtype))
+
+    def grow(self, *, num_rows: int, num_cols: int) -> "TemporalCSR":
+        """Return a CSR of more nodes, which have no edge; the edges are shared.
+
+        Raises:
+            ValueError: the number of nodes would shrink.
+
+        """
+        if (num_rows, num_cols) == (self.num_rows, self.num_cols):
+            return self
+        if num_rows < self.num_rows or num_cols < self.num_cols:
+            raise ValueError(
+                f"a CSR cannot shrink: it has {self.num_rows} rows and {self.num_cols} columns, "
+                f"got num_rows={num_rows}, num_cols={num_cols}"
+            )
+        added = num_rows - self.num_rows
+        return replace(
+            self,
+            rowptr=torch.cat([self.rowptr, self.rowptr[-1:].expand(added)]),
+            num_cols=num_cols,
+            max_delay=None if self.max_delay is None else nn.functional.pad(self.max_delay, (0, added)),
+            delta=None if self.delta is None else self.delta.grow(num_rows=num_rows, num_cols=num_cols),
+        )
 
     def append(
         self,
@@ -147,42 +197,69 @@ class TemporalCSR:
         edge_weight: Float32[Tensor, " num_new"] | None = None,
         available_time: Int64[Tensor, " num_new"] | None = None,
     ) -> "TemporalCSR":
-        """Merge edges into a new CSR, equal to one built from all edges at once.
+        """Return a CSR that holds these edges too; samplers see it as if built from all edges at once.
 
-        Times may lie before what is there (late events). Arguments are those of ``from_edge_index``;
-        ``edge_id`` continues after the largest id by default, ``num_rows`` and ``num_cols`` may grow.
+        The edges go into the delta: the work is proportional to the delta and the number of rows, not to the
+        base, whose columns are shared. Call ``compact`` when the delta has grown to a fair part of the base.
+        Times may lie before what is there: such late edges are counted in ``num_late_edges``. Arguments are
+        those of ``from_edge_index``; ``edge_id`` continues after the largest id by default (which reads all
+        ids once), ``num_rows`` and ``num_cols`` may grow.
 
         Raises:
-            ValueError: as ``from_edge_index``; also where the edge columns are not those of this CSR, or the
-                number of nodes would shrink.
+            ValueError: as ``from_edge_index``; also where edges have weights on one side only, or the number of
+                nodes would shrink.
 
         """
-        num_rows = self.num_rows if num_rows is None else num_rows
-        num_cols = self.num_cols if num_cols is None else num_cols
-        if num_rows < self.num_rows or num_cols < self.num_cols:
-            raise ValueError(
-                f"a CSR cannot shrink: it has {self.num_rows} rows and {self.num_cols} columns, "
-                f"got num_rows={num_rows}, num_cols={num_cols}"
-            )
+        grown = self.grow(
+            num_rows=self.num_rows if num_rows is None else num_rows,
+            num_cols=self.num_cols if num_cols is None else num_cols,
+        )
         if edge_id is None:
-            first = 0 if self.num_edges == 0 else int(self.edge_id.max()) + 1
+            first = self.next_edge_id
             edge_id = torch.arange(first, first + len(edge_time), device=edge_time.device)
-        delta = TemporalCSR.from_edge_index(
+        new = TemporalCSR.from_edge_index(
             edge_index,
             edge_time,
-            num_rows=num_rows,
-            num_cols=num_cols,
+            num_rows=grown.num_rows,
+            num_cols=grown.num_cols,
             row=row,
             edge_id=edge_id,
             edge_weight=edge_weight,
             available_time=available_time,
         )
-        return _merge(self, delta.to(self.device))
+        from samplers.csr_delta import append_csr  # reads TemporalCSR, so it is imported late
+
+        return append_csr(grown, new.to(self.device))
+
+    def compact(self) -> "TemporalCSR":
+        """Fold the delta into the base: equal to a CSR built from all edges at once, all in memory.
+
+        No sampled edge changes, and no edge id. Returns itself where there is no delta.
+        """
+        from samplers.csr_delta import compact_csr
+
+        return compact_csr(self)
+
+    @cached_property
+    def next_edge_id(self) -> int:
+        """One more than the largest edge id."""
+        largest = [
+            int(part.edge_id.max()) for part in (self, self.delta) if part is not None and len(part.col)
+        ]
+        return max(largest, default=-1) + 1
 
     def to(self, device: torch.device | str) -> "TemporalCSR":
-        """Copy to another device."""
-        moved: dict[str, Any] = {name: column.to(device) for name, column in self.edge_columns().items()}
-        return replace(self, rowptr=self.rowptr.to(device), **moved)
+        """Copy to another device; returns itself where it lies there already."""
+        if self.device == torch.device(device):
+            return self
+        tensors = {**self.edge_columns(), "rowptr": self.rowptr}
+        tensors |= {
+            name: getattr(self, name)
+            for name in ("max_delay", "delta_rank")
+            if getattr(self, name) is not None
+        }
+        moved: dict[str, Any] = {name: column.to(device) for name, column in tensors.items()}
+        return replace(self, delta=None if self.delta is None else self.delta.to(device), **moved)
 
     def validate(self) -> None:
         """Check every promise of the class: ranges, order inside rows, unique edge ids.
@@ -191,6 +268,12 @@ class TemporalCSR:
             ValueError: the first promise that does not hold.
 
         """
+        if self.delta is not None:
+            self.delta.validate()
+            replace(self, delta=None, delta_rank=None).validate()
+            merged = self.compact()
+            merged.validate()
+            return
         if len(self.rowptr) == 0 or int(self.rowptr[0]) != 0 or int(self.rowptr[-1]) != self.num_edges:
             raise ValueError(f"rowptr must begin with 0 and end with num_edges = {self.num_edges}")
         if bool((self.rowptr.diff() < 0).any()):
@@ -199,6 +282,10 @@ class TemporalCSR:
         _check_edges(self.edge_time, self.edge_id, self.edge_weight, self.available_time)
         if len(torch.unique(self.edge_id)) != self.num_edges:
             raise ValueError("edge ids must be unique")
+        if self.delay is not None and (
+            self.max_delay is None or bool((row_maximum(self.rowptr, self.delay) > self.max_delay).any())
+        ):
+            raise ValueError("max_delay must not lie below a delay of its row")
         row = self.row_of_edge()
         same_row = row[1:] == row[:-1]
         later = self.edge_time[1:] > self.edge_time[:-1]
@@ -224,10 +311,20 @@ class TemporalCSR:
 
         return open_csr(path)
 
+    @cached_property
+    def arrays(self) -> "CSRArrays":
+        """The columns as compiled code reads them: numpy arrays of the same memory, on the CPU."""
+        from samplers.compiled.rows import csr_arrays
+
+        return csr_arrays(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # without what is cached
+
     def __repr__(self) -> str:
-        extra = "".join(
-            f", {f.name}" for f in fields(self)[-2:] if getattr(self, f.name) is not None
-        )  # the optional columns
+        extra = "".join(f", {name}" for name in ("edge_weight", "delay") if getattr(self, name) is not None)
+        if self.delta is not None:
+            extra += f", delta of {self.delta.num_edges} edges, {self.num_late_edges} late"
         return (
             f"TemporalCSR(num_rows={self.num_rows}, num_cols={self.num_cols}, "
             f"num_edges={self.num_edges}{extra}, device={self.device})"
@@ -260,86 +357,7 @@ def _check_edges(
             )
 
 
-def _take(column: Tensor, order: Tensor | None) -> Tensor:
-    return column.clone() if order is None else column[order]
-
-
-def _narrow(column: Tensor, bound: int) -> Tensor:
-    return column.to(torch.int32 if bound <= 2**31 else torch.int64)
-
-
-def _narrow_ids(edge_id: Tensor) -> Tensor:
-    return _narrow(edge_id, int(edge_id.max()) + 1 if edge_id.numel() else 0)
-
-
-def _rowptr(row_node: Tensor, num_rows: int) -> Tensor:
-    rowptr = torch.zeros(num_rows + 1, dtype=torch.int64, device=row_node.device)
-    torch.cumsum(torch.bincount(row_node, minlength=num_rows), 0, out=rowptr[1:])
-    return rowptr
-
-
-def _sort_edges(row_node: Tensor, time: Tensor, edge_id: Tensor | None) -> Tensor | None:
-    """Order of the edges by (row, time, edge id); None if they are in it already.
-
-    Three stable sorts from the least key to the greatest; a key that is in order already is skipped, so a
-    log sorted by time costs a single sort.
-    """
-    order: Tensor | None = None
-    for key in (edge_id, time, row_node):
-        if key is None:
-            continue
-        key = key if order is None else key[order]
-        if bool((key[1:] >= key[:-1]).all()):
-            continue
-        step = _stable_argsort(key)
-        order = step if order is None else order[step]
-    return order
-
-
-def _stable_argsort(key: Tensor) -> Tensor:
-    """Stable argsort; on the CPU by one vectorised sort of (key, position) packed into an int64."""
-    if key.device.type != "cpu":
-        return torch.argsort(key, stable=True)
-    values = key.numpy().astype(np.int64)
-    position_bits = max(len(values) - 1, 1).bit_length()
-    low, high = int(values.min()), int(values.max())
-    if (high - low).bit_length() + position_bits > 63:
-        return torch.from_numpy(np.argsort(values, kind="stable"))
-    values -= low
-    values <<= position_bits
-    values |= np.arange(len(values))
-    values.sort()
-    values &= (1 << position_bits) - 1
-    return torch.from_numpy(values)
-
-
-def _merge(base: TemporalCSR, delta: TemporalCSR) -> TemporalCSR:
-    """Insert the sorted edges of ``delta`` into ``base`` without sorting ``base`` again."""
-    from samplers.queries import bisect_rows  # queries.py reads TemporalCSR, so it is imported late
-
-    grown = delta.num_rows - base.num_rows
-    base_rowptr = torch.cat([base.rowptr, base.rowptr[-1:].expand(grown)])
-    if base.num_edges == 0:
-        return delta
-    if delta.num_edges == 0:
-        return replace(base, rowptr=base_rowptr, num_cols=delta.num_cols)
-    base_columns, delta_columns = base.edge_columns(), delta.edge_columns()
-    if base_columns.keys() != delta_columns.keys():
-        raise ValueError(
-            f"appended edges must have the columns {sorted(base_columns)}, got {sorted(delta_columns)}"
-        )
-    row = delta.row_of_edge()
-    low, high = base_rowptr[row], base_rowptr[row + 1]
-    first_tie = bisect_rows(base.edge_time, low, high, delta.edge_time, side="left")
-    after_tie = bisect_rows(base.edge_time, first_tie, high, delta.edge_time, side="right")
-    place = bisect_rows(base.edge_id, first_tie, after_tie, delta.edge_id.long(), side="left")
-    from_delta = torch.zeros(base.num_edges + delta.num_edges, dtype=torch.bool, device=base.device)
-    from_delta[place + torch.arange(delta.num_edges, device=base.device)] = True
-    merged: dict[str, Any] = {}
-    for name, new_values in delta_columns.items():
-        old_values = base_columns[name]
-        dtype = torch.promote_types(old_values.dtype, new_values.dtype)
-        merged[name] = torch.empty(len(from_delta), dtype=dtype, device=base.device)
-        merged[name][~from_delta] = old_values.to(dtype)
-        merged[name][from_delta] = new_values.to(dtype)
-    return TemporalCSR(rowptr=base_rowptr + delta.rowptr, num_cols=delta.num_cols, **merged)
+def _gather(column: Tensor | None, position: Tensor) -> Tensor:
+    if column is None or len(column) == 0:
+        return torch.zeros_like(position)
+    return column[position.clamp(0, len(column) - 1)]

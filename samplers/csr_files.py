@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samplers.csr import TemporalCSR
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "header.json"
 
 
@@ -22,12 +22,13 @@ class CorruptedCSRError(ValueError):
 
 
 def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
-    """Write the folder ``path``. It appears whole or not at all: written under another name, then renamed.
+    """Write the folder ``path``, the delta folded in. It appears whole or not at all: written under another name, then renamed.
 
     Raises:
         FileExistsError: there is something at ``path`` already.
 
     """
+    csr = csr.compact()
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists: remove it first or save under another name")
@@ -35,7 +36,10 @@ def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         sizes = {}
-        for name, column in {"rowptr": csr.rowptr, **csr.edge_columns()}.items():
+        columns = {"rowptr": csr.rowptr, **csr.edge_columns()}
+        if csr.max_delay is not None:
+            columns["max_delay"] = csr.max_delay
+        for name, column in columns.items():
             _write_column(folder / f"{name}.npy", column)
             sizes[name] = (folder / f"{name}.npy").stat().st_size
         header = {
@@ -44,6 +48,7 @@ def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
             "num_rows": csr.num_rows,
             "num_cols": csr.num_cols,
             "num_edges": csr.num_edges,
+            "num_late_edges": csr.num_late_edges,
             "bytes": sizes,
         }
         (folder / _HEADER).write_text(json.dumps(header, indent=2))
@@ -63,14 +68,14 @@ def open_csr(path: str | os.PathLike[str]) -> TemporalCSR:
     """
     path = Path(path)
     header = _read_header(path)
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, size in header["bytes"].items():
         file = path / f"{name}.npy"
         found = file.stat().st_size if file.exists() else 0
         if found != size:
             raise CorruptedCSRError(f"{file} should have {size} bytes, it has {found}: copy or save it again")
         columns[name] = _map_column(file)
-    csr = TemporalCSR(num_cols=header["num_cols"], **columns)
+    csr = TemporalCSR(num_cols=header["num_cols"], num_late_edges=header["num_late_edges"], **columns)
     if (csr.num_rows, csr.num_edges) != (header["num_rows"], header["num_edges"]):
         raise CorruptedCSRError(f"{path}: the columns have other lengths than {_HEADER} says: save it again")
     return csr

@@ -8,7 +8,17 @@ from torch import Tensor
 
 from samplers.csr import TemporalCSR
 from samplers.neighbors import EdgeType, EventHistory
-from samplers.queries import Bound, check_options, expand_ranges, visible_edges
+from samplers.queries import (
+    Bound,
+    Engine,
+    check_options,
+    check_queries,
+    compiled_queries,
+    count_edges,
+    expand_ranges,
+    use_compiled,
+    visible_edges,
+)
 
 
 class EventHistorySampler:
@@ -20,6 +30,7 @@ class EventHistorySampler:
         max_events: keep the most recent only; None for all.
         bound: "strict" sees ``edge_time < seed_time``, "inclusive" also ``edge_time == seed_time``.
         window: see only ``edge_time >= seed_time - window``; None for no limit.
+        engine: as in ``OneHopSampler``.
 
     Order is by (time, edge id), then by edge type. Edges not known by ``seed_time`` (same bound) are left
     out, and do not count towards ``max_events``. A result is as large as the histories themselves.
@@ -33,6 +44,7 @@ class EventHistorySampler:
         max_events: int | None = None,
         bound: Bound = "strict",
         window: int | None = None,
+        engine: Engine = "auto",
     ) -> None:
         check_options(bound, window)
         if max_events is not None and max_events < 0:
@@ -41,7 +53,8 @@ class EventHistorySampler:
         if not self.csrs:
             raise ValueError("a history needs at least one edge type, got none")
         self.is_typed = not isinstance(csr, TemporalCSR)
-        self.max_events, self.bound, self.window = max_events, bound, window
+        self.max_events, self.bound, self.window, self.engine = max_events, bound, window, engine
+        self.is_compiled = [use_compiled(engine, csr.device) for csr in self.csrs][0]
 
     def sample(
         self, seed: Int64[Tensor, " num_seeds"], seed_time: Int64[Tensor, " num_seeds"]
@@ -66,14 +79,37 @@ class EventHistorySampler:
         return EventHistory(ptr, columns[1], columns[2], columns[3], columns[4] if self.is_typed else None)
 
     def _events(self, csr: TemporalCSR, seed: Tensor, seed_time: Tensor) -> tuple[Tensor, ...]:
-        edges = visible_edges(csr, seed, seed_time, bound=self.bound, window=self.window, time_order=True)
-        if self.max_events is None:
-            count = edges.count
-        else:
-            count = edges.count.clamp(max=self.max_events)
-        query, rank = expand_ranges(edges.count - count, count)
-        position = edges.position(query, rank)
-        return query, csr.col[position].long(), csr.edge_time[position], csr.edge_id[position].long()
+        check_queries(csr, seed, seed_time)
+        if self.is_compiled:
+            return self._events_compiled(csr, seed, seed_time)
+        edges = visible_edges(csr, seed, seed_time, bound=self.bound, window=self.window)
+        count = edges.count if self.max_events is None else edges.count.clamp(max=self.max_events)
+        query, number = expand_ranges(edges.count - count, count)
+        position = edges.position(query, number)
+        columns = [csr.look_up(name, position).long() for name in ("col", "edge_time", "edge_id")]
+        return query, *columns
+
+    def _events_compiled(self, csr: TemporalCSR, seed: Tensor, seed_time: Tensor) -> tuple[Tensor, ...]:
+        from samplers.compiled import one_hop, run
+
+        count = count_edges(csr, seed, seed_time, bound=self.bound, window=self.window)
+        if self.max_events is not None:
+            count = count.clamp(max=self.max_events)
+        ptr = torch.zeros(len(seed) + 1, dtype=torch.int64)
+        torch.cumsum(count, 0, out=ptr[1:])
+        columns = [torch.empty(int(ptr[-1]), dtype=torch.int64) for _ in range(3)]
+        queries = compiled_queries(seed, seed_time, self.bound, self.window)
+        arrays = [column.numpy() for column in columns]
+        run(one_hop.history, len(seed), csr.arrays, *queries, ptr.numpy(), *arrays, least=64)
+        query = torch.arange(len(seed)).repeat_interleave(count, output_size=len(columns[0]))
+        return query, *columns
+
+    def __repr__(self) -> str:
+        csrs = ", ".join(map(repr, self.csrs))
+        return (
+            f"EventHistorySampler({csrs}, max_events={self.max_events}, bound={self.bound!r}, "
+            f"window={self.window}, engine={'numba' if self.is_compiled else 'torch'!r})"
+        )
 
     def _last_events(self, columns: list[Tensor], num_seeds: int) -> tuple[list[Tensor], Tensor]:
         """Drop all but the last ``max_events`` of each query; columns are sorted by query."""

@@ -202,6 +202,7 @@ def _invert(cumulative: Tensor, row: Tensor, target: Tensor) -> Tensor:
 
 def _first_known(csr: TemporalCSR, num_items: int) -> tuple[Tensor, Tensor]:
     """Distinct (row, column) pairs as sorted keys, and when each was first known."""
+    csr = csr.compact()
     key = csr.row_of_edge() * num_items + csr.col
     known = csr.edge_time if csr.available_time is None else csr.available_time
     pair, code = torch.unique(key, return_inverse=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -28,11 +29,25 @@ class SampledNeighbors:
     @classmethod
     def from_positions(cls, csr: TemporalCSR, position: Tensor, mask: Tensor) -> "SampledNeighbors":
         """Look up edges by their position in a CSR; (num_seeds, num_neighbors)."""
-        return cls(
-            node=_look_up(csr.col, position, mask),
-            edge_time=_look_up(csr.edge_time, position, mask),
-            edge_id=_look_up(csr.edge_id, position, mask),
-            mask=mask,
+        node, edge_time, edge_id = (
+            csr.look_up(name, position).long().where(mask, 0) for name in ("col", "edge_time", "edge_id")
+        )
+        return cls(node, edge_time, edge_id, mask)
+
+    @classmethod
+    def empty(cls, num_seeds: int, num_neighbors: int) -> "SampledNeighbors":
+        """Return memory on the CPU for compiled code to fill."""
+        shape = (num_seeds, num_neighbors)
+        node, edge_time, edge_id = (torch.empty(shape, dtype=torch.int64) for _ in range(3))
+        return cls(node, edge_time, edge_id, torch.empty(shape, dtype=torch.bool))
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return numpy arrays of the same memory."""
+        return (
+            self.node.numpy(),
+            self.edge_time.numpy(),
+            self.edge_id.numpy(),
+            self.mask.numpy().view(np.uint8),
         )
 
     def to(self, device: torch.device | str) -> "SampledNeighbors":
@@ -145,9 +160,3 @@ class SampledSubgraph:
             seed_index={name: t.to(device) for name, t in self.seed_index.items()},
             hops=[{name: edges.to(device) for name, edges in hop.items()} for hop in self.hops],
         )
-
-
-def _look_up(column: Tensor, position: Tensor, mask: Tensor) -> Tensor:
-    if len(column) == 0:
-        return torch.zeros_like(position)
-    return column[position.where(mask, 0)].long().where(mask, 0)

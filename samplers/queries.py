@@ -2,42 +2,44 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from samplers.csr import TemporalCSR, check_ids
 
 Bound = Literal["strict", "inclusive"]
+Engine = Literal["auto", "numba", "torch"]
+_MIN_TIME, _MAX_TIME = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
 MAX_EXPANDED = 1 << 22  # edges looked at in one piece: bounds the memory of a batch whose rows are long
 
 
-def row_range(
-    csr: TemporalCSR,
-    node: Int64[Tensor, " num_queries"],
-    time: Int64[Tensor, " num_queries"],
-    *,
-    bound: Bound = "strict",
-    window: int | None = None,
-) -> tuple[Int64[Tensor, " num_queries"], Int64[Tensor, " num_queries"]]:
-    """Positions [start, end) of each node's edges by their own time (``available_time`` is not looked at).
+def rank_at(
+    csr: TemporalCSR, node: Int64[Tensor, " num_queries"], time: Int64[Tensor, " num_queries"]
+) -> Int64[Tensor, " num_queries"]:
+    """Count the edges of each node's row with ``edge_time < time``, known or not."""
+    rank = torch.zeros_like(node)
+    for part in (csr, csr.delta):
+        if part is not None:
+            low, high = part.rowptr[node], part.rowptr[node + 1]
+            rank += bisect_rows(part.edge_time, low, high, time, side="left") - low
+    return rank
 
-    Strict: ``edge_time < time``; inclusive: ``edge_time <= time``. A window leaves ``edge_time >= time -
-    window``, so the range of times is [time - window, time), or [time - window, time] if inclusive.
 
-    Raises:
-        ValueError: a node is not a row of ``csr``, or an option is not one of those above.
+def position_of(csr: TemporalCSR, node: Int64[Tensor, "*shape"], rank: Int64[Tensor, "*shape"]) -> Tensor:
+    """Position of the edge with this rank in a node's row.
 
+    A rank outside the row gives a meaningless position: the caller masks it.
     """
-    check_options(bound, window)
-    check_queries(csr, node, time)
-    low, high = csr.rowptr[node], csr.rowptr[node + 1]
-    end = bisect_rows(csr.edge_time, low, high, time, side=_side(bound))
-    if window is None:
-        return low, end
-    return bisect_rows(csr.edge_time, low, end, time - window, side="left"), end
+    base = csr.rowptr[node] + rank
+    if csr.delta is None or csr.delta_rank is None:
+        return base
+    first, stop = csr.delta.rowptr[node], csr.delta.rowptr[node + 1]
+    place = bisect_rows(csr.delta_rank, first, stop, rank, side="left")
+    found = (place < stop) & (csr.delta_rank[place.clamp(max=len(csr.delta_rank) - 1)] == rank)
+    return torch.where(found, len(csr.col) + place, base - (place - first))
 
 
 def count_edges(
@@ -47,50 +49,63 @@ def count_edges(
     *,
     bound: Bound = "strict",
     window: int | None = None,
+    engine: Engine = "auto",
 ) -> Int64[Tensor, " num_queries"]:
     """Count the edges visible to each query: the degree as of the query's time.
 
-    An edge counts if it lies in the bound and the window and, where the CSR has an ``available_time``, is
-    known by then in the same bound.
+    Strict: ``edge_time < time``; inclusive: ``edge_time <= time``. A window leaves ``edge_time >= time -
+    window``. Where the CSR has delays, an edge counts if it is known by then in the same bound.
 
     Raises:
-        ValueError: as ``row_range``.
+        ValueError: a node is not a row of ``csr``, or an option is not one of those above.
 
     """
-    if csr.available_time is None or window is None:
-        return visible_edges(csr, node, time, bound=bound, window=window).count
-    count = torch.zeros_like(node)
-    start, end = row_range(csr, node, time, bound=bound, window=window)
-    for piece in pieces(end - start):
-        row, position = expand_ranges(start[piece], (end - start)[piece])
-        known = in_bound(csr.available_time[position], time[piece][row], bound)
-        count[piece] = torch.bincount(row[known], minlength=piece.stop - piece.start)
-    return count
+    check_options(bound, window)
+    check_queries(csr, node, time)
+    if use_compiled(engine, csr.device):
+        from samplers.compiled import one_hop, run
+
+        count = torch.empty_like(node)
+        run(
+            one_hop.count_edges,
+            len(node),
+            csr.arrays,
+            *compiled_queries(node, time, bound, window),
+            count.numpy(),
+        )
+        return count
+    return visible_edges(csr, node, time, bound=bound, window=window).count
 
 
 @dataclass(frozen=True, eq=False)
 class VisibleEdges:
-    """What each query may see: edges ``order[start : start + count]``, or positions themselves without order.
+    """What each query may see, numbered from 0 in the order of (time, edge id).
 
-    Numbering a query's visible edges from 0 does not depend on other queries or on edges it cannot see, so
-    random draws are made on these numbers (ranks).
+    The first ``num_sure`` are ranks from ``start`` on. Those that follow lie within the row's largest delay of the
+    query: the known ones among them are listed in ``recent_rank``. The numbers do not depend on other queries
+    or on edges that the query cannot see, so random draws are made on them.
     """
 
+    csr: TemporalCSR
+    node: Int64[Tensor, " num_queries"]
     start: Int64[Tensor, " num_queries"]
+    num_sure: Int64[Tensor, " num_queries"]
     count: Int64[Tensor, " num_queries"]
-    order: Int32[Tensor, " num_ordered"] | Int64[Tensor, " num_ordered"] | None = None
+    first_recent: Int64[Tensor, " num_queries"]
+    recent_rank: Int64[Tensor, " num_recent"]
 
-    def position(self, query: Tensor, rank: Tensor) -> Tensor:
-        """Position in the CSR of the edge with this rank among those that a query sees; any shape.
+    def position(self, query: Tensor, number: Tensor) -> Tensor:
+        """Position in the CSR of the edge with this number among those that a query sees.
 
-        A rank outside [0, count) gives a meaningless position: the caller masks it.
+        A number outside [0, count) gives a meaningless position: the caller masks it.
         """
-        place = self.start[query] + rank
-        if self.order is None:
-            return place
-        if len(self.order) == 0:
-            return torch.zeros_like(place)
-        return self.order[place.clamp(0, len(self.order) - 1)].long()
+        query, number = torch.broadcast_tensors(query, number)
+        rank = self.start[query] + number
+        if len(self.recent_rank):
+            behind = number - self.num_sure[query]
+            place = (self.first_recent[query] + behind).clamp(0, len(self.recent_rank) - 1)
+            rank = torch.where(behind < 0, rank, self.recent_rank[place])
+        return position_of(self.csr, self.node[query], rank)
 
 
 def visible_edges(
@@ -102,50 +117,69 @@ def visible_edges(
     window: int | None = None,
     later_than: Int64[Tensor, " num_queries"] | None = None,
     earlier_than: Int64[Tensor, " num_queries"] | None = None,
-    time_order: bool = False,
 ) -> VisibleEdges:
     """Find the edges that each query may see: in the bound, in the window and known by its time.
 
     Args:
         csr: whose rows are queried.
-        node: row of each query.
+        node: row of each query, in range.
         time: time of each query.
         bound: whether an edge at the query's own time is seen.
         window: how long back, None for ever.
         later_than: see only edges with a later ``edge_time`` than this, strictly (a walk's last step).
         earlier_than: see only edges with an earlier one, strictly.
-        time_order: number the edges by (time, edge id). Otherwise the order is one of (time, edge id) and
-            (available_time, edge id), whichever is faster to find.
-
-    Raises:
-        ValueError: as ``row_range``.
 
     """
-    start, end = row_range(csr, node, time, bound=bound, window=window)
+    before = time if bound == "strict" else time + (time < _MAX_TIME)  # times are whole numbers
+    start, stop = torch.zeros_like(node), rank_at(csr, node, before)
+    if window is not None:
+        start = torch.minimum(rank_at(csr, node, _earlier_by(time, window)), stop)
     if later_than is not None:
-        start = torch.maximum(start, bisect_rows(csr.edge_time, start, end, later_than, side="right"))
+        start = torch.maximum(start, rank_at(csr, node, later_than + 1)).clamp(max=stop)
     if earlier_than is not None:
-        end = bisect_rows(csr.edge_time, start, end, earlier_than, side="left")
-    if csr.available_time is None:
-        return VisibleEdges(start, end - start)
-    if window is None and later_than is None and earlier_than is None and not time_order:
-        order, low, high = csr.available_order, csr.rowptr[node], csr.rowptr[node + 1]
-        known_end = bisect_rows(csr.available_time, low, high, time, side=_side(bound), order=order)
-        return VisibleEdges(low, known_end - low, order)
-    return _known_edges(csr, start, end, time, bound)
+        stop = torch.maximum(torch.minimum(stop, rank_at(csr, node, earlier_than)), start)
+    if csr.max_delay is None:
+        count = stop - start
+        return VisibleEdges(csr, node, start, count, count, torch.zeros_like(start), start.new_empty(0))
+    sure = rank_at(csr, node, _earlier_by(before, csr.max_delay[node])).clamp(start, stop)
+    num_recent, recent_rank = torch.zeros_like(start), [start.new_empty(0)]
+    for piece in pieces(stop - sure):
+        query, rank = expand_ranges(sure[piece], (stop - sure)[piece])
+        query = query + piece.start
+        position = position_of(csr, node[query], rank)
+        known_time = csr.look_up("edge_time", position) + csr.look_up("delay", position)
+        known = known_time < before[query]
+        num_recent[piece] = torch.bincount(query[known] - piece.start, minlength=piece.stop - piece.start)
+        recent_rank.append(rank[known])
+    num_sure = sure - start
+    first_recent = num_recent.cumsum(0) - num_recent
+    return VisibleEdges(
+        csr, node, start, num_sure, num_sure + num_recent, first_recent, torch.cat(recent_rank)
+    )
 
 
-def _known_edges(csr: TemporalCSR, start: Tensor, end: Tensor, time: Tensor, bound: Bound) -> VisibleEdges:
-    """List the known edges of each range: neither order of a row holds them in one piece."""
-    assert csr.available_time is not None
-    count = torch.zeros_like(start)
-    known_positions = [start.new_empty(0)]
-    for piece in pieces(end - start):
-        row, position = expand_ranges(start[piece], (end - start)[piece])
-        known = in_bound(csr.available_time[position], time[piece][row], bound)
-        count[piece] = torch.bincount(row[known], minlength=piece.stop - piece.start)
-        known_positions.append(position[known])
-    return VisibleEdges(count.cumsum(0) - count, count, torch.cat(known_positions))
+def use_compiled(engine: Engine, device: torch.device) -> bool:
+    """Tell whether to run compiled loops: on the CPU, unless the torch engine is asked for.
+
+    Raises:
+        ValueError: an unknown engine, or compiled loops for a graph on a GPU.
+
+    """
+    if engine not in ("auto", "numba", "torch"):
+        raise ValueError(f'engine must be "auto", "numba" or "torch", got {engine!r}')
+    if engine == "numba" and device.type != "cpu":
+        raise ValueError(f'engine="numba" runs on the CPU, the graph lies on {device}: use "auto" or "torch"')
+    return engine != "torch" and device.type == "cpu"
+
+
+def compiled_queries(node: Tensor, time: Tensor, bound: Bound, window: int | None) -> tuple[Any, ...]:
+    """Return the arguments that compiled code takes for its queries: nodes, times, inclusive, window."""
+    return node.contiguous().numpy(), time.contiguous().numpy(), bound == "inclusive", window or 0
+
+
+def _earlier_by(time: Tensor, length: Tensor | int) -> Tensor:
+    """Time minus a length, without wrapping around."""
+    return torch.where(time >= _MIN_TIME + length, time - length, _MIN_TIME)
 
 
 def in_bound(edge_time: Tensor, time: Tensor, bound: Bound) -> Tensor:
@@ -172,6 +206,10 @@ def check_queries(csr: TemporalCSR, node: Tensor, time: Tensor) -> None:
     if node.shape != time.shape:
         raise ValueError(
             f"each seed needs one time: got {tuple(node.shape)} seeds, {tuple(time.shape)} times"
+        )
+    if node.device != csr.device or time.device != csr.device:
+        raise ValueError(
+            f"seeds and times must lie where the graph does, on {csr.device}, got {node.device} and {time.device}"
         )
     check_ids("seed", node, csr.num_rows)
 
@@ -217,7 +255,3 @@ def pieces(count: Tensor) -> Iterator[slice]:
         stop = max(int(torch.searchsorted(total, done + MAX_EXPANDED, right=True)), first + 1)
         yield slice(first, stop)
         first, done = stop, int(total[stop - 1])
-
-
-def _side(bound: Bound) -> Literal["left", "right"]:
-    return "left" if bound == "strict" else "right"

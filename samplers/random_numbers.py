@@ -5,17 +5,26 @@ Generators, OOPSLA 2014), chained over the keys: state = finalise((state xor key
 """
 
 import hashlib
+import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-Key = int | str | tuple[str, ...] | None | Tensor
+FixedKey = int | str | tuple[str, ...] | None
+Key = FixedKey | Tensor
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST_FACTOR = 0xBF58476D1CE4E5B9
 _SECOND_FACTOR = 0x94D049BB133111EB
 _WORD = (1 << 64) - 1
+
+# log2((1 + s) / (1 - s)) = 2 / ln 2 * (s + s^3 / 3 + ...), highest power first; |s| < 0.172
+LOG_COEFFICIENTS = tuple(2.0 / (math.log(2.0) * k) for k in range(23, 0, -2))
+# 2^-f = sum of (-f ln 2)^k / k!, highest power first; 0 <= f < 1
+EXP_COEFFICIENTS = tuple((-math.log(2.0)) ** k / math.factorial(k) for k in range(17, -1, -1))
+SQRT_HALF = math.sqrt(0.5)
 
 
 def keyed_bits(*keys: Key) -> Int64[Tensor, "*shape"]:
@@ -50,6 +59,38 @@ def scale_to_integers(uniform: Tensor, high: Tensor | int) -> Tensor:
     return (uniform * high).long()
 
 
+def log2(x: Tensor) -> Tensor:
+    """Logarithm of positive, normal numbers, to one part in 2^51.
+
+    Made of sums, products and quotients alone, which every device rounds alike; libraries' logarithms differ in
+    the last bit, and a sampler that compares them would take other edges on another device.
+    """
+    mantissa, exponent = torch.frexp(x)
+    small = mantissa < SQRT_HALF
+    mantissa = torch.where(small, mantissa * 2.0, mantissa)
+    exponent = torch.where(small, exponent - 1, exponent)
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    z = s * s
+    total = torch.zeros_like(x)
+    for coefficient in LOG_COEFFICIENTS:
+        total = total * z  # two statements, so that no device fuses them into one rounding
+        total = total + coefficient
+    total = total * s
+    return total + exponent
+
+
+def fixed_point_exp2(x: Tensor) -> Tensor:
+    """Whole part of 2^31 / 2^x for x >= 0, as int64; the same on every device, as ``log2``."""
+    whole = x.floor().clamp(max=31.0)
+    fraction = (x - whole).clamp(max=1.0)
+    total = torch.zeros_like(x)
+    for coefficient in EXP_COEFFICIENTS:
+        total = total * fraction
+        total = total + coefficient
+    scale = torch.ones_like(whole, dtype=torch.int64) << (31 - whole.long())
+    return (total * scale.double()).long().where(x < 32.0, 0)
+
+
 def draw_uniform(
     shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None, *keys: Key
 ) -> Tensor:
@@ -60,12 +101,39 @@ def draw_uniform(
     return drawn.to(device)
 
 
+def query_state(
+    prefix: tuple[Key, ...], node: Tensor, time: Tensor, generator: torch.Generator | None
+) -> tuple[Key, ...]:
+    """Return what keys a query's draws: the prefix, node and time.
+
+    A generator gives one number for the call, which takes the prefix's place, and each query is keyed by its
+    place in the batch: equal queries draw independently.
+    """
+    if generator is None:
+        return (*prefix, node, time)
+    return (draw_key(generator), torch.arange(len(node), device=node.device))
+
+
+def draw_key(generator: torch.Generator) -> int:
+    """Draw one number of 63 bits from a generator, to key all draws of a call."""
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+
+
+def word_of(*keys: FixedKey) -> int:
+    """State after these keys, an unsigned 64-bit number: what compiled code goes on from."""
+    state = 0
+    for key in keys:
+        state = _finalise_number(((state ^ _word(key)) + _GAMMA) & _WORD)
+    return state
+
+
+@lru_cache
 def stable_hash(text: str) -> int:
     """Hash a string to an unsigned 64-bit number, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _word(key: int | str | tuple[str, ...] | None) -> int:
+def _word(key: FixedKey) -> int:
     if isinstance(key, int):
         return key & _WORD
     if isinstance(key, str):

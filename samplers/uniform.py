@@ -1,16 +1,18 @@
 """Neighbours drawn uniformly from the visible edges of each seed."""
 
+from typing import Any
+
+import numpy as np
 import torch
-from jaxtyping import Int64
-from torch import Generator, Tensor
+from torch import Tensor
 
 from samplers.csr import TemporalCSR
-from samplers.neighbors import EdgeType, SampledNeighbors
-from samplers.queries import Bound, check_num_neighbors, check_options, visible_edges
-from samplers.random_numbers import draw_uniform, scale_to_integers
+from samplers.one_hop import OneHopSampler
+from samplers.queries import Bound, Engine, VisibleEdges
+from samplers.random_numbers import Key, keyed_uniform, scale_to_integers
 
 
-class UniformNeighborSampler:
+class UniformNeighborSampler(OneHopSampler):
     """Sample ``num_neighbors`` visible edges of each seed, all equally likely, most recent first.
 
     Args:
@@ -21,11 +23,11 @@ class UniformNeighborSampler:
         bound: "strict" sees ``edge_time < seed_time``, "inclusive" also ``edge_time == seed_time``.
         window: see only ``edge_time >= seed_time - window``; None for no limit.
         random_seed: part of the key of every draw.
+        engine: as in ``OneHopSampler``.
 
     Draws are keyed by (random_seed, epoch, edge type, hop, node, time, slot), so they depend on no other
     seed; a ``generator`` given to ``sample`` replaces them. Edges not known by ``seed_time`` (same bound)
-    are never seen, and edges that cannot be seen do not change the draws. "Most recent first" orders by the
-    time at which edges became known where the CSR has an ``available_time``.
+    are never seen, and edges that cannot be seen do not change the draws.
 
     """
 
@@ -38,49 +40,41 @@ class UniformNeighborSampler:
         bound: Bound = "strict",
         window: int | None = None,
         random_seed: int = 0,
+        engine: Engine = "auto",
     ) -> None:
-        check_options(bound, window)
-        check_num_neighbors(num_neighbors)
+        super().__init__(csr, num_neighbors, bound=bound, window=window, engine=engine)
         if replace and num_neighbors == -1:
             raise ValueError("num_neighbors=-1 (all) has no meaning with replacement: give a number")
-        self.csr, self.num_neighbors, self.replace = csr, num_neighbors, replace
-        self.bound, self.window, self.random_seed = bound, window, random_seed
+        self.replace, self.random_seed = replace, random_seed
 
-    def sample(
-        self,
-        seed: Int64[Tensor, " num_seeds"],
-        seed_time: Int64[Tensor, " num_seeds"],
-        *,
-        epoch: int = 0,
-        hop: int = 0,
-        edge_type: EdgeType | None = None,
-        generator: Generator | None = None,
-    ) -> SampledNeighbors:
-        """Sample as of each seed's time.
+    def _random_seed(self) -> int:
+        return self.random_seed
 
-        Raises:
-            ValueError: a seed is not a row of the CSR.
+    def _axes(self) -> dict[str, object]:
+        return {"replace": self.replace, "random_seed": self.random_seed}
 
-        """
-        edges = visible_edges(self.csr, seed, seed_time, bound=self.bound, window=self.window)
-        width = self.num_neighbors
-        if width == -1:
-            width = int(edges.count.max()) if len(seed) else 0
-        slot = torch.arange(width, device=self.csr.device)
-        keys = (self.random_seed, epoch, edge_type, hop, seed[:, None], seed_time[:, None], slot)
-        uniform = draw_uniform((len(seed), width), self.csr.device, generator, *keys)
+    def _choose(
+        self, edges: VisibleEdges, seed_time: Tensor, width: int, keys: tuple[Key, ...]
+    ) -> tuple[Tensor, Tensor]:
+        slot = torch.arange(width, device=seed_time.device)
+        keys = tuple(key[:, None] if isinstance(key, Tensor) else key for key in keys)
+        uniform = keyed_uniform(*keys, slot)
         if self.replace:
-            rank = scale_to_integers(uniform, edges.count[:, None])
+            number = scale_to_integers(uniform, edges.count[:, None])
             mask = (edges.count > 0)[:, None].expand(-1, width)
         else:
-            rank = _distinct_ranks(uniform, edges.count)
+            number = _distinct_numbers(uniform, edges.count)
             mask = slot < edges.count[:, None]
-        rank = rank.where(mask, -1).sort(dim=1, descending=True).values
-        query = torch.arange(len(seed), device=self.csr.device)[:, None]
-        return SampledNeighbors.from_positions(self.csr, edges.position(query, rank), mask)
+        return number.where(mask, -1).sort(dim=1, descending=True).values, mask
+
+    def _run(self, queries: tuple[Any, ...], state: int, by_place: bool, out: tuple[Any, ...]) -> None:
+        from samplers.compiled import one_hop, run
+
+        draws = (self.replace, np.uint64(state), by_place)
+        run(one_hop.draw_uniform, len(queries[0]), self.csr.arrays, *queries, *draws, out)
 
 
-def _distinct_ranks(uniform: Tensor, count: Tensor) -> Tensor:
+def _distinct_numbers(uniform: Tensor, count: Tensor) -> Tensor:
     """Choose ``width`` distinct numbers below each count; where it is smaller, the first ``count`` are all.
 
     Floyd's algorithm (Bentley, Floyd: Programming Pearls, CACM 30(9), 1987), all rows at once: slot s draws

@@ -1,30 +1,28 @@
 """Neighbours drawn by importance: edge weight, degree of the neighbour, or recency."""
 
-import math
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Int64
-from torch import Generator, Tensor
+from torch import Tensor
 
 from samplers.csr import TemporalCSR
-from samplers.neighbors import EdgeType, SampledNeighbors
+from samplers.one_hop import OneHopSampler
 from samplers.queries import (
     Bound,
+    Engine,
     VisibleEdges,
-    check_num_neighbors,
-    check_options,
-    count_edges,
+    bisect_rows,
     expand_ranges,
     pieces,
     visible_edges,
 )
-from samplers.random_numbers import Key, draw_uniform
+from samplers.random_numbers import Key, fixed_point_exp2, keyed_uniform, log2
 
 Weight = Literal["edge_weight", "degree", "recency"]
 
 
-class WeightedNeighborSampler:
+class WeightedNeighborSampler(OneHopSampler):
     """Sample visible edges with probability proportional to their weight as of the seed's time.
 
     Args:
@@ -41,9 +39,11 @@ class WeightedNeighborSampler:
         bound: "strict" sees ``edge_time < seed_time``, "inclusive" also ``edge_time == seed_time``.
         window: see only ``edge_time >= seed_time - window``; None for no limit.
         random_seed: part of the key of every draw.
+        engine: as in ``OneHopSampler``.
 
-    Slots, masks, keys and ``available_time`` are as in ``UniformNeighborSampler``; an edge of weight 0 is
-    never drawn. Work is proportional to the number of visible edges (times K with replacement).
+    Slots, masks, keys and delays are as in ``UniformNeighborSampler``; an edge of weight 0 is never drawn. With
+    replacement weights are rounded down to multiples of 2^-31 of the query's largest (degrees are not). Work is
+    proportional to the number of visible edges.
 
     """
 
@@ -59,86 +59,105 @@ class WeightedNeighborSampler:
         bound: Bound = "strict",
         window: int | None = None,
         random_seed: int = 0,
+        engine: Engine = "auto",
     ) -> None:
-        check_options(bound, window)
-        check_num_neighbors(num_neighbors)
+        super().__init__(csr, num_neighbors, bound=bound, window=window, engine=engine)
         if replace and num_neighbors == -1:
             raise ValueError("num_neighbors=-1 (all) has no meaning with replacement: give a number")
         _check_weight(csr, weight, half_life, reverse_csr)
-        self.csr, self.num_neighbors, self.replace = csr, num_neighbors, replace
         self.weight, self.half_life, self.reverse_csr = weight, half_life, reverse_csr
-        self.bound, self.window, self.random_seed = bound, window, random_seed
+        self.replace, self.random_seed = replace, random_seed
 
-    def sample(
-        self,
-        seed: Int64[Tensor, " num_seeds"],
-        seed_time: Int64[Tensor, " num_seeds"],
-        *,
-        epoch: int = 0,
-        hop: int = 0,
-        edge_type: EdgeType | None = None,
-        generator: Generator | None = None,
-    ) -> SampledNeighbors:
-        """Sample as of each seed's time.
+    def _random_seed(self) -> int:
+        return self.random_seed
 
-        Raises:
-            ValueError: a seed is not a row of the CSR.
+    def _axes(self) -> dict[str, object]:
+        options = {"half_life": self.half_life, "reverse_csr": self.reverse_csr}
+        given = {name: value for name, value in options.items() if value is not None}
+        return {"weight": self.weight, **given, "replace": self.replace, "random_seed": self.random_seed}
 
-        """
-        edges = visible_edges(self.csr, seed, seed_time, bound=self.bound, window=self.window)
-        width = self.num_neighbors
-        if width == -1:
-            width = int(edges.count.max()) if len(seed) else 0
-        rank = torch.full((len(seed), width), -1, dtype=torch.int64, device=self.csr.device)
+    def _choose(
+        self, edges: VisibleEdges, seed_time: Tensor, width: int, keys: tuple[Key, ...]
+    ) -> tuple[Tensor, Tensor]:
+        number = torch.full((len(seed_time), width), -1, dtype=torch.int64, device=seed_time.device)
         for piece in pieces(edges.count):
-            row, edge_rank = expand_ranges(torch.zeros_like(edges.count[piece]), edges.count[piece])
+            row, visible = expand_ranges(torch.zeros_like(edges.count[piece]), edges.count[piece])
             query = row + piece.start
-            log_weight = self._log_weight(edges, query, edge_rank, seed_time)
-            keep = log_weight > -math.inf
-            row, edge_rank, query, log_weight = row[keep], edge_rank[keep], query[keep], log_weight[keep]
-            key = (self.random_seed, epoch, edge_type, hop, seed[query], seed_time[query], edge_rank)
+            raw = self._raw_weight(edges, query, visible, seed_time)
             if self.replace:
-                for slot in range(width):
-                    waiting = _waiting_time(log_weight, generator, *key, slot)
-                    winner = _first_of_row(waiting, row, piece.stop - piece.start)
-                    rank[piece.start + row[winner], slot] = edge_rank[winner]
-            else:
-                chosen, slot_of_edge = _smallest_of_row(
-                    _waiting_time(log_weight, generator, *key), row, width
+                row_keys = tuple(key[piece] if isinstance(key, Tensor) else key for key in keys)
+                number[piece] = self._draw_with_replacement(
+                    raw, row, visible, edges.count[piece], width, row_keys
                 )
-                rank[query[chosen], slot_of_edge] = edge_rank[chosen]
-        rank = rank.sort(dim=1, descending=True).values
-        query = torch.arange(len(seed), device=self.csr.device)[:, None]
-        return SampledNeighbors.from_positions(self.csr, edges.position(query, rank), rank >= 0)
+                continue
+            if self.weight != "recency":
+                keep = raw > 0
+                row, visible, query, raw = row[keep], visible[keep], query[keep], raw[keep]
+            edge_keys = tuple(key[query] if isinstance(key, Tensor) else key for key in keys)
+            clock = (-log2(keyed_uniform(*edge_keys, visible) + 2.0**-54)).clamp(min=2.0**-54)
+            handicap = raw / self.half_life if self.half_life is not None else -log2(raw)
+            chosen, slot = _smallest_of_row(log2(clock) + handicap, row, width)
+            number[query[chosen], slot] = visible[chosen]
+        number = number.sort(dim=1, descending=True).values
+        return number, number >= 0
 
-    def _log_weight(self, edges: VisibleEdges, query: Tensor, rank: Tensor, seed_time: Tensor) -> Tensor:
-        position = edges.position(query, rank)
+    def _draw_with_replacement(
+        self, raw: Tensor, row: Tensor, visible: Tensor, count: Tensor, width: int, keys: tuple[Key, ...]
+    ) -> Tensor:
+        """Invert each row's running sum of whole weights; -1 where all are 0."""
+        best = torch.zeros(len(count), dtype=raw.dtype, device=raw.device)
+        how = "amin" if self.half_life is not None else "amax"
+        best = best.scatter_reduce(0, row, raw, how, include_self=False)[row]
+        if self.half_life is not None:
+            whole = fixed_point_exp2((raw - best) / self.half_life)
+        elif self.weight == "degree":
+            whole = raw.long()
+        else:
+            whole = (raw / best * 2.0**31).nan_to_num(0.0).long()
+        ahead = whole.cumsum(0)
+        total = torch.zeros_like(count).scatter_add(0, row, whole)
+        stop = count.cumsum(0)
+        first = stop - count
+        before = total.cumsum(0) - total
+        keys = tuple(key[:, None] if isinstance(key, Tensor) else key for key in keys)
+        uniform = keyed_uniform(*keys, torch.arange(width, device=raw.device))
+        target = torch.minimum((uniform * total[:, None].double()).long(), total[:, None] - 1)
+        low, high = first[:, None].expand_as(target), stop[:, None].expand_as(target)
+        place = bisect_rows(ahead, low, high, target + before[:, None], side="right")
+        return (place - first[:, None]).where(total[:, None] > 0, -1)
+
+    def _run(self, queries: tuple[Any, ...], state: int, by_place: bool, out: tuple[Any, ...]) -> None:
+        from samplers.compiled import one_hop, run
+
+        reverse = self.csr if self.reverse_csr is None else self.reverse_csr
+        kind = {"edge_weight": one_hop.EDGE_WEIGHT, "degree": one_hop.DEGREE, "recency": one_hop.RECENCY}
+        half_life = 1.0 if self.half_life is None else float(self.half_life)
+        run(
+            one_hop.draw_weighted,
+            len(queries[0]),
+            self.csr.arrays,
+            reverse.arrays,
+            kind[self.weight],
+            half_life,
+            *queries,
+            self.replace,
+            np.uint64(state),
+            by_place,
+            out,
+            least=16,
+        )
+
+    def _raw_weight(self, edges: VisibleEdges, query: Tensor, number: Tensor, seed_time: Tensor) -> Tensor:
+        """Return what weights are made of, as float64: the edge's weight, its neighbour's degree, or its age."""
+        position = edges.position(query, number)
         if self.weight == "recency":
-            assert self.half_life is not None
-            age = (seed_time[query] - self.csr.edge_time[position]).double()
-            return age * (-math.log(2) / self.half_life)
+            return (seed_time[query] - self.csr.look_up("edge_time", position)).double()
         if self.weight == "edge_weight":
-            assert self.csr.edge_weight is not None
-            return self.csr.edge_weight[position].double().log()
+            return self.csr.look_up("edge_weight", position).double()
         assert self.reverse_csr is not None
-        neighbor = self.csr.col[position].long()
-        return count_edges(self.reverse_csr, neighbor, seed_time[query], bound=self.bound).double().log()
-
-
-def _waiting_time(log_weight: Tensor, generator: Generator | None, *key: Key) -> Tensor:
-    """Log of an exponential time whose rate is the weight: the first to ring is drawn first."""
-    uniform = draw_uniform(tuple(log_weight.shape), log_weight.device, generator, *key)
-    return (-torch.log1p(-uniform)).log() - log_weight
-
-
-def _first_of_row(waiting: Tensor, row: Tensor, num_rows: int) -> Tensor:
-    """Index of the least value of each row that has any; the first one of equals."""
-    least = torch.full((num_rows,), math.inf, dtype=waiting.dtype, device=waiting.device)
-    least = least.scatter_reduce(0, row, waiting, "amin")
-    best = (waiting == least[row]).nonzero().flatten()
-    first = torch.ones_like(best, dtype=torch.bool)
-    first[1:] = row[best[1:]] != row[best[:-1]]
-    return best[first]
+        neighbor = self.csr.look_up("col", position).long()
+        reverse = visible_edges(self.reverse_csr, neighbor, seed_time[query], bound=self.bound)
+        return reverse.count.double()
 
 
 def _smallest_of_row(waiting: Tensor, row: Tensor, width: int) -> tuple[Tensor, Tensor]:

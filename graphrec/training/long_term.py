@@ -170,7 +170,7 @@ def pool_edges(csrs: Mapping[EdgeType, TemporalCSR]) -> dict[EdgeType, TemporalC
     """
     pooled = {}
     for source, destination in dict.fromkeys((edge_type[0], edge_type[2]) for edge_type in csrs):
-        parts = [csr for edge_type, csr in csrs.items() if edge_type[::2] == (source, destination)]
+        parts = [csr.compact() for edge_type, csr in csrs.items() if edge_type[::2] == (source, destination)]
         late = any(csr.available_time is not None for csr in parts)
         known = [csr.edge_time if csr.available_time is None else csr.available_time for csr in parts]
         pooled[source, "any", destination] = TemporalCSR.from_edge_index(

@@ -22,7 +22,8 @@ def edge_sets(draw, *, max_size=25, delayed=None, num_sources=NUM_SOURCES, num_d
         st.integers(0, 4),
         st.integers(0, 3),
     )
-    rows = draw(st.lists(row, max_size=max_size))
+    # hypothesis prefers short lists, most of which hold no edge that a query sees
+    rows = draw(st.one_of(st.lists(row, max_size=max_size), st.lists(row, min_size=12, max_size=max_size)))
     ids = draw(st.permutations(range(len(rows))))
     if delayed is None:
         delayed = draw(st.booleans())
@@ -32,7 +33,8 @@ def edge_sets(draw, *, max_size=25, delayed=None, num_sources=NUM_SOURCES, num_d
     ]
 
 
-queries = st.lists(st.tuples(st.integers(0, NUM_DESTINATIONS - 1), st.integers(-1, MAX_TIME + 5)), max_size=7)
+query = st.tuples(st.integers(0, NUM_DESTINATIONS - 1), st.integers(-1, MAX_TIME + 5))
+queries = st.one_of(st.lists(query, max_size=7), st.lists(query, min_size=5, max_size=7))
 
 
 def edge_arguments(edges):
@@ -53,6 +55,23 @@ def csr_of(edges, *, row="destination", num_sources=NUM_SOURCES, num_destination
     if row == "source":
         num_rows, num_cols = num_cols, num_rows
     return TemporalCSR.from_edge_index(index, time, num_rows=num_rows, num_cols=num_cols, row=row, **columns)
+
+
+@st.composite
+def csrs(draw, *, row="destination", **options):
+    """Edges, and their CSR: some of them appended, in one or two goes, in any order of time."""
+    edges = draw(edge_sets(**options))
+    cuts = sorted(draw(st.lists(st.integers(0, len(edges)), max_size=2)))
+    return edges, grown_csr(edges, cuts, row=row)
+
+
+def grown_csr(edges, cuts, *, row="destination"):
+    """A CSR of the first edges, to which the others are appended cut by cut."""
+    csr = csr_of(edges[: cuts[0]] if cuts else edges, row=row)
+    for first, last in zip(cuts, [*cuts, len(edges)][1:], strict=True):
+        index, time, columns = edge_arguments(edges[first:last])
+        csr = csr.append(index, time, row=row, **columns)
+    return csr
 
 
 def tensors(queries):

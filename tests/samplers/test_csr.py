@@ -6,16 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-import samplers.csr as csr_module
-from samplers import CorruptedCSRError, TemporalCSR, count_edges, row_range
+import samplers.edge_sort as edge_sort
+from samplers import CorruptedCSRError, TemporalCSR, count_edges
 from tests.reference import samplers as reference
 from tests.samplers.strategies import (
     NUM_DESTINATIONS,
     NUM_SOURCES,
     bounds,
     csr_of,
-    edge_arguments,
+    csrs,
     edge_sets,
+    grown_csr,
     queries,
     tensors,
     windows,
@@ -63,30 +64,34 @@ def test_times_that_do_not_pack_into_a_key_are_sorted_too():
     assert csr.edge_id.tolist() == [1, 2, 0]
 
 
-@given(edge_sets(), queries, bounds, windows)
-def test_ranges_and_counts(edges, asked, bound, window):
-    csr = csr_of(edges)
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+@given(csrs(), queries, bounds, windows)
+def test_counts(engine, grown, asked, bound, window):
+    edges, csr = grown
     node, time = tensors(asked)
-    start, end = row_range(csr, node, time, bound=bound, window=window)
-    count = count_edges(csr, node, time, bound=bound, window=window)
-    for i, (n, t) in enumerate(asked):
-        assert int(count[i]) == len(reference.visible(edges, n, t, bound, window))
-        here = [e for e in edges if e.destination == n]
-        seen = [e for e in here if (e.time < t or (e.time == t and bound == "inclusive"))]
-        seen = [e for e in seen if window is None or e.time >= t - window]
-        assert sorted(csr.edge_id[start[i] : end[i]].tolist()) == sorted(e.edge_id for e in seen)
+    count = count_edges(csr, node, time, bound=bound, window=window, engine=engine)
+    wanted = [len(reference.visible(edges, n, t, bound, window)) for n, t in asked]
+    assert count.tolist() == wanted
 
 
-@given(edge_sets(delayed=True), st.integers(0, 25))
-def test_append_equals_building_from_all(edges, cut):
-    if not any(e.available_time != e.time for e in edges[:cut]) or not any(
-        e.available_time != e.time for e in edges[cut:]
-    ):
-        edges = [reference.Edge(e.source, e.destination, e.time, e.edge_id, e.time, e.weight) for e in edges]
-    index, time, columns = edge_arguments(edges[cut:])
-    merged = csr_of(edges[:cut]).append(index, time, row="destination", **columns)
-    merged.validate()
-    same(merged, csr_of(edges))
+@given(csrs())
+def test_compacting_equals_building_from_all(grown):
+    edges, csr = grown
+    csr.validate()
+    assert csr.num_edges == len(edges)
+    compact = csr.compact()
+    compact.validate()
+    assert compact.delta is None
+    same(compact, csr_of(edges))
+
+
+@given(edge_sets(), st.integers(0, 25))
+def test_late_edges_are_counted(edges, cut):
+    csr = grown_csr(edges, [cut])
+    before, after = edges[:cut], edges[cut:]
+    latest = {e.destination: max(f.time for f in before if f.destination == e.destination) for e in before}
+    wanted = sum(e.time < latest.get(e.destination, e.time) for e in after) if before else 0
+    assert csr.num_late_edges == wanted
 
 
 def test_append_continues_edge_ids_and_may_add_nodes():
@@ -97,10 +102,10 @@ def test_append_continues_edge_ids_and_may_add_nodes():
     )
     grown.validate()
     assert (grown.num_rows, grown.num_cols, base.num_edges) == (3, 3, 2)
-    assert grown.edge_id.tolist() == [3, 0, 1, 2]
+    assert grown.compact().edge_id.tolist() == [3, 0, 1, 2]
     with pytest.raises(ValueError, match="cannot shrink"):
         grown.append(index, torch.tensor([4, 6]), row="destination", num_rows=2)
-    with pytest.raises(ValueError, match="must have the columns"):
+    with pytest.raises(ValueError, match="edge_weight must be given for all edges or for none"):
         base.append(index, torch.tensor([4, 6]), row="destination", edge_weight=torch.ones(2))
 
 
@@ -197,5 +202,5 @@ def test_torch_and_numpy_sorts_agree(monkeypatch):
     time = torch.randint(0, 30, (200,), generator=generator)
     options = {"num_rows": NUM_DESTINATIONS, "num_cols": NUM_SOURCES, "row": "destination"}
     packed = TemporalCSR.from_edge_index(index, time, **options)
-    monkeypatch.setattr(csr_module, "_stable_argsort", lambda key: torch.argsort(key, stable=True))
+    monkeypatch.setattr(edge_sort, "_stable_argsort", lambda key: torch.argsort(key, stable=True))
     same(TemporalCSR.from_edge_index(index, time, **options), packed)

@@ -158,7 +158,7 @@ def test_gat_equals_dgl_on_a_sampled_block(num_heads):
         torch.testing.assert_close(mine, other)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     edges=st.lists(st.tuples(st.integers(0, NUM_ITEMS - 1), st.integers(0, NUM_USERS - 1)), max_size=14),
     order=st.randoms(use_true_random=False),
@@ -298,7 +298,7 @@ def check_layers(blocks):
                 assert data.equal(block.dstnodes[name].data[key])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     graph=graphs,
     asked=seeds,
@@ -327,7 +327,7 @@ def test_blocks_hold_the_reference_trees_of_the_given_seeds(
             assert tree(blocks, name, row) == expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(graph=graphs, asked=seeds, num_neighbors=st.integers(1, 3))
 def test_no_row_is_sampled_twice(graph, asked, num_neighbors):
     """A row's edges appear once in each block, and beside equal seeds no (node, time) has two rows."""

@@ -47,7 +47,7 @@ def as_dates(edges):
 
 
 @pytest.mark.parametrize("build", [from_edge_list, as_array, as_pandas, as_polars, as_dates])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(edges=tuples, user=users, item=items, time=st.integers(0, 11), num_neighbors=st.integers(1, 3))
 def test_both_directions_match_reference(build, edges, user, item, time, num_neighbors):
     graph = build(edges)
@@ -68,7 +68,7 @@ def test_both_directions_match_reference(build, edges, user, item, time, num_nei
         assert neighbors(csr, row, other, time, num_neighbors) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(edges=tuples)
 def test_labels_and_ids_are_inverse(edges):
     graph = from_edge_list(edges)

@@ -26,7 +26,7 @@ def graph_of(kind, rows):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(EDGE, min_size=8, max_size=14),
     typed=st.booleans(),
@@ -87,7 +87,7 @@ def test_weights_arrive():
     assert [ours.node["node"][i] for i in sampled.node[sampled.mask]] == ["b"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.lists(EDGE, min_size=8, max_size=14),
     asked=st.lists(st.tuples(st.sampled_from(list(NODES)), st.integers(0, 11)), min_size=1, max_size=4),

@@ -143,7 +143,7 @@ def check_batch(batch, data, *, bound, next_hop_bound):
             assert torch.equal(batch[edge_type[0]].query_time[source], row_time)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs, st.data(), fan_outs, bounds, windows, next_hops)
 def test_hetero_node_batches_equal_the_reference(graph, draw, fan_out, bound, window, next_hop_bound):
     data = hetero_data(graph)
@@ -183,7 +183,7 @@ def test_hetero_node_batches_equal_the_reference(graph, draw, fan_out, bound, wi
     assert sorted(met) == list(range(len(asked)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(edge_lists(FOLLOW), queries("user"), fan_outs, bounds, windows, next_hops)
 def test_homogeneous_node_batches_equal_the_reference(edges, asked, fan_out, bound, window, next_hop_bound):
     data = Data(x=torch.arange(COUNTS["user"]).float()[:, None])
@@ -204,7 +204,7 @@ def test_homogeneous_node_batches_equal_the_reference(edges, asked, fan_out, bou
             assert tree(typed(batch), "node", row, asked[i][1], 2, next_hop_bound) == in_order(expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(graphs, st.sampled_from([CLICK, CLICKED, FOLLOW]), next_hops)
 def test_links_see_what_was_there_before_them(graph, edge_type, next_hop_bound):
     """All edges as links at their own times: both ends have the trees of the reference."""

@@ -15,7 +15,7 @@ dense_edges = st.lists(rows, min_size=15, max_size=25).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(edges=dense_edges, asked=queries, num_neighbors=st.integers(2, 6))
 def test_interaction_equals_a_list_of_lists(edges, asked, num_neighbors):
     sampled = RecentNeighborSampler(csr_of(edges), num_neighbors).sample(*tensors(asked))

@@ -1,0 +1,5 @@
+"""The CPU engine: loops over queries that numba compiles. The torch engine beside it gives the same answers."""
+
+from samplers.compiled.jit import run
+
+__all__ = ["run"]

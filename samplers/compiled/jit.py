@@ -1,0 +1,84 @@
+"""How loops are compiled, kept on disk, and spread over threads."""
+
+import hashlib
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import torch
+
+_SOURCE = hashlib.blake2b(digest_size=8)
+for _file in sorted(Path(__file__).parent.glob("*.py")):
+    _SOURCE.update(_file.read_bytes())
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile at the first call without Python's lock held, and keep the machine code on disk.
+
+    numba drops what it kept when the file of a function changes; ours call functions of other files too, so
+    here any change in this package drops it.
+    """
+    function = inspect.unwrap(function)  # of the run-time type checks that tests put around every function
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    try:
+        dispatcher.enable_caching()
+        dispatcher._cache._cache_file._source_stamp = (_SOURCE.hexdigest(), numba.__version__)
+    except (AttributeError, RuntimeError):  # no folder that can be written to: compiled anew in each process
+        return numba.njit(nogil=True, error_model="numpy")(function)
+    return dispatcher
+
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+
+
+def run(kernel: Any, size: int, *arguments: Any, least: int = 256) -> None:
+    """Call ``kernel(first, stop, *arguments)`` on pieces of ``range(size)``, in ``torch.get_num_threads()`` threads.
+
+    Plain threads rather than numba's parallel loops: those fail in forked workers or when two threads call them.
+
+    Args:
+        kernel: a compiled function that writes its part of the results.
+        size: how many queries there are.
+        arguments: the rest of its arguments.
+        least: a piece has at least so many queries: a thread costs some ten microseconds to wake.
+
+    """
+    num_threads = min(torch.get_num_threads(), size // least)
+    if num_threads <= 1:
+        if size:
+            kernel(0, size, *arguments)
+        return
+    # several pieces a thread, since queries differ in their work
+    num_pieces = min(num_threads * 8, size // least)
+    bounds = [size * i // num_pieces for i in range(num_pieces + 1)]
+    next_piece = iter(range(num_pieces))  # CPython's range iterator hands out each number once
+
+    def work() -> None:
+        for i in next_piece:
+            kernel(bounds[i], bounds[i + 1], *arguments)
+
+    others = [_pool(num_threads - 1).submit(work) for _ in range(num_threads - 1)]
+    try:
+        work()
+    finally:
+        _wait(others)
+
+
+def _pool(num_workers: int) -> ThreadPoolExecutor:
+    key = (os.getpid(), num_workers)  # a forked child has none of its parent's threads
+    with _pools_lock:
+        if key not in _pools:
+            _pools[key] = ThreadPoolExecutor(num_workers, thread_name_prefix="samplers")
+        return _pools[key]
+
+
+def _wait(futures: list[Future[None]]) -> None:
+    for future in futures:
+        if not future.cancel():  # not begun yet: its pieces are done already
+            future.result()

@@ -1,0 +1,454 @@
+"""The one-hop strategies, a query at a time."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from samplers.compiled.jit import compiled
+from samplers.compiled.numbers import fixed_point_exp2, log2, mix, query_state, uniform
+from samplers.compiled.rows import (
+    BLOCK,
+    col_at,
+    count_visible,
+    id_at,
+    is_known,
+    keep_alive,
+    open_block,
+    pointer_to,
+    pointers,
+    position_of,
+    prefetch,
+    row_has_delta,
+    time_at,
+    visible_block,
+    weight_at,
+)
+
+EDGE_WEIGHT, DEGREE, RECENCY = 0, 1, 2
+
+
+class Slots(NamedTuple):
+    """Addresses of the result's columns; slot j of query i is at ``i * width + j``."""
+
+    node: Any
+    edge_time: Any
+    edge_id: Any
+    mask: Any
+    width: int
+
+
+@compiled
+def open_slots(out):
+    """Addresses of the arrays of a result."""
+    node, edge_time, edge_id, mask = out
+    return Slots(
+        pointer_to(node), pointer_to(edge_time), pointer_to(edge_id), pointer_to(mask), node.shape[1]
+    )
+
+
+@compiled
+def count_edges(first, stop, arrays, seed, seed_time, inclusive, window, count):
+    """How many edges each query may see."""
+    csr = pointers(arrays)
+    row, times = pointer_to(seed), pointer_to(seed_time)
+    scratch = np.empty((6, BLOCK), np.int64)
+    block = open_block(scratch)
+    for begin in range(first, stop, BLOCK):
+        size = min(BLOCK, stop - begin)
+        visible_block(csr, block, row, times, begin, size, inclusive, window)
+        for k in range(size):
+            count[begin + k] = num_visible(csr, block, k, row[begin + k], times[begin + k], inclusive)
+    keep_alive(scratch)
+
+
+@compiled
+def num_visible(csr, block, k, row, time, inclusive):
+    """How many edges query k of a block sees."""
+    count = block.sure[k] - block.start[k]
+    for rank in range(block.sure[k], block.stop[k]):
+        count += is_known(csr, row, rank, time, inclusive)
+    return count
+
+
+@compiled
+def write_slot(csr, position, slots, at):
+    """Copy an edge to a slot of the result."""
+    slots.node[at] = col_at(csr, position)
+    slots.edge_time[at] = time_at(csr, position)
+    slots.edge_id[at] = id_at(csr, position)
+    slots.mask[at] = 1
+
+
+@compiled
+def pad(slots, at, stop):
+    """Fill slots with padding."""
+    for j in range(at, stop):
+        slots.node[j] = 0
+    for j in range(at, stop):
+        slots.edge_time[j] = 0
+    for j in range(at, stop):
+        slots.edge_id[j] = 0
+    for j in range(at, stop):
+        slots.mask[j] = 0
+
+
+@compiled
+def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
+    """Walk back from the end of what each query sees."""
+    csr, slots = pointers(arrays), open_slots(out)
+    row, times = pointer_to(seed), pointer_to(seed_time)
+    scratch = np.empty((6, BLOCK), np.int64)
+    block = open_block(scratch)
+    width = slots.width
+    for begin in range(first, stop, BLOCK):
+        size = min(BLOCK, stop - begin)
+        visible_block(csr, block, row, times, begin, size, inclusive, window)
+        for k in range(size):
+            last = csr.rowptr[row[begin + k]] + block.stop[k] - 1
+            for j in range(0, min(width, block.stop[k] - block.start[k]), 16):
+                prefetch(csr.col, last - j)
+                prefetch(csr.edge_id, last - j)
+                prefetch(csr.edge_time, last - j)
+                prefetch(csr.edge_time, last - j - 8)
+        for k in range(size):
+            node, time = row[begin + k], times[begin + k]
+            start, sure, end = block.start[k], block.sure[k], block.stop[k]
+            at, after = (begin + k) * width, (begin + k + 1) * width
+            if row_has_delta(csr, node) or sure < end:
+                rank = end - 1
+                while at < after and rank >= start:
+                    if rank < sure or is_known(csr, node, rank, time, inclusive):
+                        write_slot(csr, position_of(csr, node, rank), slots, at)
+                        at += 1
+                    rank -= 1
+            else:
+                count = min(width, end - start)
+                last = csr.rowptr[node] + end - 1
+                for j in range(count):  # a loop for each column: they become vector instructions
+                    slots.node[at + j] = csr.col[last - j]
+                for j in range(count):
+                    slots.edge_time[at + j] = csr.edge_time[last - j]
+                for j in range(count):
+                    slots.edge_id[at + j] = csr.edge_id[last - j]
+                for j in range(count):
+                    slots.mask[at + j] = 1
+                at += count
+            pad(slots, at, after)
+    keep_alive(scratch)
+
+
+@compiled
+def ranks_of_numbers(csr, block, k, row, time, inclusive, number, count):
+    """Turn ascending numbers among the edges that query k of a block sees into ranks, in place."""
+    start, sure = block.start[k], block.sure[k]
+    num_sure = sure - start
+    if sure == block.stop[k]:
+        for j in range(count):
+            number[j] += start
+        return
+    j = 0
+    while j < count and number[j] < num_sure:
+        number[j] += start
+        j += 1
+    rank, passed = sure, num_sure  # walk up the edges that may be unknown, counting the known
+    while j < count:
+        if is_known(csr, row, rank, time, inclusive):
+            while j < count and number[j] == passed:
+                number[j] = rank
+                j += 1
+            passed += 1
+        rank += 1
+
+
+@compiled
+def prefetch_ranks(csr, row, rank, count):
+    """Ask for the edges of these ranks, while other queries are worked on."""
+    base = csr.rowptr[row]
+    for j in range(count):
+        prefetch(csr.col, base + rank[j])
+        prefetch(csr.edge_time, base + rank[j])
+        prefetch(csr.edge_id, base + rank[j])
+
+
+@compiled
+def write_ranks(csr, row, rank, count, slots, at):
+    """Copy the edges of ascending ranks to a query's slots, the last first."""
+    last = count - 1
+    if row_has_delta(csr, row):
+        for j in range(count):
+            write_slot(csr, position_of(csr, row, rank[last - j]), slots, at + j)
+    else:
+        base = csr.rowptr[row]
+        for j in range(count):
+            slots.node[at + j] = csr.col[base + rank[last - j]]
+            slots.edge_time[at + j] = csr.edge_time[base + rank[last - j]]
+            slots.edge_id[at + j] = csr.edge_id[base + rank[last - j]]
+            slots.mask[at + j] = 1
+    pad(slots, at + count, at + slots.width)
+
+
+@compiled
+def insert(values, size, value):
+    """Put a value into the ascending ``values[:size]``."""
+    while size > 0 and values[size - 1] > value:
+        values[size] = values[size - 1]
+        size -= 1
+    values[size] = value
+
+
+@compiled
+def draw_distinct(number, width, count, query):
+    """Draw ``width`` of the numbers below ``count`` by Floyd's algorithm, ascending; all if they are no more."""
+    if count <= width:
+        for j in range(count):
+            number[j] = j
+        return count
+    for slot in range(width):
+        last = count - width + slot
+        drawn = np.int64(uniform(mix(query, np.int64(slot))) * (last + 1))
+        size = slot
+        while size > 0 and number[size - 1] > drawn:
+            size -= 1
+        if size > 0 and number[size - 1] == drawn:
+            number[slot] = last  # above all that were drawn
+        else:
+            for j in range(slot, size, -1):
+                number[j] = number[j - 1]
+            number[size] = drawn
+    return width
+
+
+@compiled
+def draw_any(number, width, count, query):
+    """Draw ``width`` numbers below ``count`` independently, ascending; none if it is 0."""
+    if count == 0:
+        return 0
+    for slot in range(width):
+        insert(number, slot, np.int64(uniform(mix(query, np.int64(slot))) * count))
+    return width
+
+
+@compiled
+def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replace, state, by_place, out):
+    """Draw from what each query sees, all edges equally likely."""
+    csr, slots = pointers(arrays), open_slots(out)
+    row, times = pointer_to(seed), pointer_to(seed_time)
+    scratch = np.empty((6, BLOCK), np.int64)
+    block = open_block(scratch)
+    width = slots.width
+    rank_array, count_array = np.empty((BLOCK, width), np.int64), np.empty(BLOCK, np.int64)
+    num_drawn = pointer_to(count_array)
+    for begin in range(first, stop, BLOCK):
+        size = min(BLOCK, stop - begin)
+        visible_block(csr, block, row, times, begin, size, inclusive, window)
+        for k in range(size):
+            node, time = row[begin + k], times[begin + k]
+            rank = pointer_to(rank_array[k])
+            count = num_visible(csr, block, k, node, time, inclusive)
+            query = query_state(state, begin + k, node, time, by_place)
+            if replace:
+                num_drawn[k] = draw_any(rank, width, count, query)
+            else:
+                num_drawn[k] = draw_distinct(rank, width, count, query)
+            ranks_of_numbers(csr, block, k, node, time, inclusive, rank, num_drawn[k])
+            prefetch_ranks(csr, node, rank, num_drawn[k])
+        for k in range(size):
+            write_ranks(
+                csr, row[begin + k], pointer_to(rank_array[k]), num_drawn[k], slots, (begin + k) * width
+            )
+    keep_alive(scratch)
+    keep_alive(rank_array)
+    keep_alive(count_array)
+
+
+@compiled
+def raw_weight(csr, reverse, kind, row, rank, time, inclusive):
+    """What the weight of an edge is made of: its weight, its neighbour's degree, or its age."""
+    position = position_of(csr, row, rank)
+    if kind == EDGE_WEIGHT:
+        return weight_at(csr, position)
+    if kind == DEGREE:
+        return np.float64(count_visible(reverse, col_at(csr, position), time, inclusive, np.int64(0)))
+    return np.float64(time - time_at(csr, position))
+
+
+@compiled
+def keep_distinct(csr, reverse, kind, half_life, block, k, row, time, inclusive, query, number, rings, width):
+    """Keep the edges whose exponential clocks ring first; ``samplers.weighted`` names the source."""
+    visible, kept = np.int64(-1), 0
+    for rank in range(block.start[k], block.stop[k] if width else block.start[k]):
+        if rank >= block.sure[k] and not is_known(csr, row, rank, time, inclusive):
+            continue
+        visible += 1
+        weight = raw_weight(csr, reverse, kind, row, rank, time, inclusive)
+        if kind == RECENCY:
+            ring = weight / half_life
+        elif weight == 0.0:
+            continue
+        else:
+            ring = -log2(weight)
+        ring = log2(max(-log2(uniform(mix(query, visible)) + 2.0**-54), 2.0**-54)) + ring
+        if kept == width and ring >= rings[width - 1]:
+            continue
+        size = min(kept, width - 1)
+        while size > 0 and rings[size - 1] > ring:
+            rings[size], number[size] = rings[size - 1], number[size - 1]
+            size -= 1
+        rings[size], number[size] = ring, visible
+        kept = min(kept + 1, width)
+    for slot in range(1, kept):
+        insert(number, slot, number[slot])
+    return kept
+
+
+@compiled
+def whole_weight(weight, best, kind, half_life):
+    """Weight as a whole number, at most 2^31 but for degrees; ``best`` is the raw weight that gives it."""
+    if kind == DEGREE:
+        return np.int64(weight)
+    if kind == EDGE_WEIGHT:
+        return np.int64(weight / best * 2.0**31)
+    return fixed_point_exp2((weight - best) / half_life)
+
+
+@compiled
+def draw_weighted_any(
+    csr, reverse, kind, half_life, block, k, row, time, inclusive, query, number, target, width
+):
+    """Draw each slot independently: targets below the total weight, met in one sweep over running sums."""
+    start, sure, stop = block.start[k], block.sure[k], block.stop[k]
+    seen, best = 0, 0.0
+    for rank in range(start, stop):
+        if rank < sure or is_known(csr, row, rank, time, inclusive):
+            weight = raw_weight(csr, reverse, kind, row, rank, time, inclusive)
+            if kind == RECENCY:
+                best = weight if seen == 0 else min(best, weight)
+            else:
+                best = max(best, weight)
+            seen += 1
+    if seen == 0 or (kind != RECENCY and best == 0.0):
+        return 0
+    total = np.int64(0)
+    for rank in range(start, stop):
+        if rank < sure or is_known(csr, row, rank, time, inclusive):
+            weight = raw_weight(csr, reverse, kind, row, rank, time, inclusive)
+            total += whole_weight(weight, best, kind, half_life)
+    for slot in range(width):
+        drawn = np.int64(uniform(mix(query, np.int64(slot))) * np.float64(total))
+        insert(target, slot, min(drawn, total - 1))
+    met, visible, total = 0, np.int64(0), np.int64(0)
+    for rank in range(start, stop):
+        if met == width:
+            break
+        if rank < sure or is_known(csr, row, rank, time, inclusive):
+            weight = raw_weight(csr, reverse, kind, row, rank, time, inclusive)
+            total += whole_weight(weight, best, kind, half_life)
+            while met < width and target[met] < total:
+                number[met] = visible
+                met += 1
+            visible += 1
+    return width
+
+
+@compiled
+def draw_weighted(
+    first,
+    stop,
+    arrays,
+    reverse_arrays,
+    kind,
+    half_life,
+    seed,
+    seed_time,
+    inclusive,
+    window,
+    replace,
+    state,
+    by_place,
+    out,
+):
+    """Draw from what each query sees by weight."""
+    csr, reverse, slots = pointers(arrays), pointers(reverse_arrays), open_slots(out)
+    row, times = pointer_to(seed), pointer_to(seed_time)
+    scratch = np.empty((6, BLOCK), np.int64)
+    block = open_block(scratch)
+    width = slots.width
+    number_array, target_array = np.empty(width, np.int64), np.empty(width, np.int64)
+    ring_array = np.empty(width, np.float64)
+    number, target, rings = pointer_to(number_array), pointer_to(target_array), pointer_to(ring_array)
+    for begin in range(first, stop, BLOCK):
+        size = min(BLOCK, stop - begin)
+        visible_block(csr, block, row, times, begin, size, inclusive, window)
+        for k in range(size):
+            node, time = row[begin + k], times[begin + k]
+            query = query_state(state, begin + k, node, time, by_place)
+            if replace:
+                count = draw_weighted_any(
+                    csr,
+                    reverse,
+                    kind,
+                    half_life,
+                    block,
+                    k,
+                    node,
+                    time,
+                    inclusive,
+                    query,
+                    number,
+                    target,
+                    width,
+                )
+            else:
+                count = keep_distinct(
+                    csr,
+                    reverse,
+                    kind,
+                    half_life,
+                    block,
+                    k,
+                    node,
+                    time,
+                    inclusive,
+                    query,
+                    number,
+                    rings,
+                    width,
+                )
+            ranks_of_numbers(csr, block, k, node, time, inclusive, number, count)
+            write_ranks(csr, node, number, count, slots, (begin + k) * width)
+    keep_alive(scratch)
+    keep_alive(number_array)
+    keep_alive(target_array)
+    keep_alive(ring_array)
+
+
+@compiled
+def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighbor, time, edge_id):
+    """Fill ``ptr[i]:ptr[i + 1]`` with the last so many edges that query i sees, oldest first."""
+    csr = pointers(arrays)
+    row, times = pointer_to(seed), pointer_to(seed_time)
+    scratch = np.empty((6, BLOCK), np.int64)
+    block = open_block(scratch)
+    for begin in range(first, stop, BLOCK):
+        size = min(BLOCK, stop - begin)
+        visible_block(csr, block, row, times, begin, size, inclusive, window)
+        for k in range(size):
+            i = begin + k
+            node, at = row[i], times[i]
+            place, rank = ptr[i + 1] - 1, block.stop[k] - 1
+            if row_has_delta(csr, node) or block.sure[k] < block.stop[k]:
+                while place >= ptr[i]:
+                    if rank < block.sure[k] or is_known(csr, node, rank, at, inclusive):
+                        position = position_of(csr, node, rank)
+                        neighbor[place] = col_at(csr, position)
+                        time[place] = time_at(csr, position)
+                        edge_id[place] = id_at(csr, position)
+                        place -= 1
+                    rank -= 1
+            else:
+                offset = csr.rowptr[node] + block.stop[k] - ptr[i + 1]
+                for j in range(ptr[i], ptr[i + 1]):
+                    neighbor[j] = csr.col[offset + j]
+                    time[j] = csr.edge_time[offset + j]
+                    edge_id[j] = csr.edge_id[offset + j]
+    keep_alive(scratch)

@@ -1,0 +1,382 @@
+"""Reading the rows of a TemporalCSR in compiled code: which edges a query sees, and where they lie.
+
+A rank is an edge's place in its row, base and delta together, from 0. A position is its place in memory: the
+delta's positions follow those of the base.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
+
+from samplers.compiled.jit import compiled
+from samplers.csr import TemporalCSR
+
+MIN_TIME, MAX_TIME = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+
+
+class CSRArrays(NamedTuple):
+    """The columns of a TemporalCSR as numpy arrays that share its memory; what it lacks is empty."""
+
+    rowptr: np.ndarray
+    col: np.ndarray
+    edge_time: np.ndarray
+    edge_id: np.ndarray
+    edge_weight: np.ndarray
+    delay: np.ndarray
+    max_delay: np.ndarray
+    delta_rowptr: np.ndarray
+    delta_col: np.ndarray
+    delta_time: np.ndarray
+    delta_edge_id: np.ndarray
+    delta_weight: np.ndarray
+    delta_delay: np.ndarray
+    delta_rank: np.ndarray
+    has_delay: bool
+    has_delta: bool
+
+
+def csr_arrays(csr: TemporalCSR) -> CSRArrays:
+    """Return the arrays of a CSR on the CPU."""
+    delta = csr.delta
+    return CSRArrays(
+        rowptr=csr.rowptr.numpy(),
+        col=csr.col.numpy(),
+        edge_time=csr.edge_time.numpy(),
+        edge_id=csr.edge_id.numpy(),
+        edge_weight=_array(csr.edge_weight, np.float32),
+        delay=_array(csr.delay, np.int32),
+        max_delay=_array(csr.max_delay, np.int64),
+        delta_rowptr=_array(None if delta is None else delta.rowptr, np.int64),
+        delta_col=_array(None if delta is None else delta.col, np.int32),
+        delta_time=_array(None if delta is None else delta.edge_time, np.int64),
+        delta_edge_id=_array(None if delta is None else delta.edge_id, np.int32),
+        delta_weight=_array(None if delta is None else delta.edge_weight, np.float32),
+        delta_delay=_array(None if delta is None else delta.delay, np.int32),
+        delta_rank=_array(csr.delta_rank, np.int64),
+        has_delay=csr.max_delay is not None,
+        has_delta=delta is not None,
+    )
+
+
+def _array(column: Tensor | None, dtype: type) -> np.ndarray:
+    return np.empty(0, dtype) if column is None else column.numpy()
+
+
+class CSRPointers(NamedTuple):
+    """The same, as addresses. Arrays are counted references, which cost more than what is read through them."""
+
+    rowptr: Any
+    col: Any
+    edge_time: Any
+    edge_id: Any
+    edge_weight: Any
+    delay: Any
+    max_delay: Any
+    delta_rowptr: Any
+    delta_col: Any
+    delta_time: Any
+    delta_edge_id: Any
+    delta_weight: Any
+    delta_delay: Any
+    delta_rank: Any
+    num_base: int
+    has_base_delay: bool
+    has_delta_delay: bool
+    has_delay: bool
+    has_delta: bool
+
+
+@intrinsic
+def pointer_to(typing_context, array):
+    """Address of a contiguous array's first value. It does not keep the array alive: see ``keep_alive``."""
+
+    def generate(context, builder, signature, arguments):
+        return context.make_array(array)(context, builder, value=arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def keep_alive(typing_context, array):
+    """Use an array made in compiled code once more, behind the last use of its address: numba frees it after this."""
+
+    def generate(context, builder, signature, arguments):
+        return context.get_dummy_value()
+
+    return types.void(array), generate
+
+
+@compiled
+def pointers(csr):
+    """Addresses of a CSR's arrays."""
+    return CSRPointers(
+        pointer_to(csr.rowptr),
+        pointer_to(csr.col),
+        pointer_to(csr.edge_time),
+        pointer_to(csr.edge_id),
+        pointer_to(csr.edge_weight),
+        pointer_to(csr.delay),
+        pointer_to(csr.max_delay),
+        pointer_to(csr.delta_rowptr),
+        pointer_to(csr.delta_col),
+        pointer_to(csr.delta_time),
+        pointer_to(csr.delta_edge_id),
+        pointer_to(csr.delta_weight),
+        pointer_to(csr.delta_delay),
+        pointer_to(csr.delta_rank),
+        len(csr.col),
+        len(csr.delay) > 0,
+        len(csr.delta_delay) > 0,
+        csr.has_delay,
+        csr.has_delta,
+    )
+
+
+@intrinsic
+def prefetch(typing_context, pointer, index):
+    """Ask for the cache line of ``pointer[index]`` without waiting for it. Any address is harmless."""
+
+    def generate(context, builder, signature, arguments):
+        address, place = arguments
+        line = builder.bitcast(builder.gep(address, [place]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        declared = ir.FunctionType(ir.VoidType(), [line.type, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, declared, "llvm.prefetch.p0i8")
+        builder.call(function, [line, word(0), word(3), word(1)])  # for reading, into all caches, data
+        return context.get_dummy_value()
+
+    return types.void(pointer, index), generate
+
+
+@compiled
+def bisect_left(values, low, high, target):
+    """First place in [low, high) whose value is >= target, else high. Without branches, as they mispredict."""
+    length = high - low
+    while length > 1:
+        half = length >> 1
+        low += half * (values[low + half - 1] < target)
+        length -= half
+    return low + (length == 1 and values[low] < target)
+
+
+@compiled
+def row_length(csr, row):
+    """Edges in a row."""
+    length = csr.rowptr[row + 1] - csr.rowptr[row]
+    if csr.has_delta:
+        length += csr.delta_rowptr[row + 1] - csr.delta_rowptr[row]
+    return length
+
+
+@compiled
+def rank_at(csr, row, time):
+    """Rank behind the edges of a row whose time lies before ``time``."""
+    first = csr.rowptr[row]
+    rank = bisect_left(csr.edge_time, first, csr.rowptr[row + 1], time) - first
+    if csr.has_delta:
+        first = csr.delta_rowptr[row]
+        rank += bisect_left(csr.delta_time, first, csr.delta_rowptr[row + 1], time) - first
+    return rank
+
+
+@compiled
+def row_has_delta(csr, row):
+    """Whether any of the row's edges lies in the delta."""
+    return csr.has_delta and csr.delta_rowptr[row + 1] > csr.delta_rowptr[row]
+
+
+@compiled
+def position_of(csr, row, rank):
+    """Position of the edge of this rank."""
+    if not csr.has_delta:
+        return csr.rowptr[row] + rank
+    first, stop = csr.delta_rowptr[row], csr.delta_rowptr[row + 1]
+    place = bisect_left(csr.delta_rank, first, stop, rank)
+    if place < stop and csr.delta_rank[place] == rank:
+        return csr.num_base + place
+    return csr.rowptr[row] + rank - (place - first)
+
+
+@compiled
+def col_at(csr, position):
+    """Column of the edge at a position."""
+    if csr.has_delta and position >= csr.num_base:
+        return np.int64(csr.delta_col[position - csr.num_base])
+    return np.int64(csr.col[position])
+
+
+@compiled
+def time_at(csr, position):
+    """Time of the edge at a position."""
+    if csr.has_delta and position >= csr.num_base:
+        return csr.delta_time[position - csr.num_base]
+    return csr.edge_time[position]
+
+
+@compiled
+def id_at(csr, position):
+    """Id of the edge at a position."""
+    if csr.has_delta and position >= csr.num_base:
+        return np.int64(csr.delta_edge_id[position - csr.num_base])
+    return np.int64(csr.edge_id[position])
+
+
+@compiled
+def weight_at(csr, position):
+    """Weight of the edge at a position."""
+    if csr.has_delta and position >= csr.num_base:
+        return np.float64(csr.delta_weight[position - csr.num_base])
+    return np.float64(csr.edge_weight[position])
+
+
+@compiled
+def known_at(csr, position):
+    """When the edge at a position became known."""
+    time = time_at(csr, position)
+    if csr.has_delta and position >= csr.num_base:
+        place = position - csr.num_base
+        return time + csr.delta_delay[place] if csr.has_delta_delay else time
+    return time + csr.delay[position] if csr.has_base_delay else time
+
+
+@compiled
+def visible_ranks(csr, row, time, inclusive, window):
+    """Ranks of the edges that a query may see: (start, sure, stop).
+
+    [start, sure) are all seen; of those in [sure, stop) some may not be known yet (see ``is_known``).
+    ``window`` is 0 for none.
+    """
+    before = first_unseen_time(time, inclusive)
+    start = np.int64(0)
+    stop = rank_at(csr, row, before)
+    if window > 0:
+        start = min(rank_at(csr, row, earlier_by(time, window)), stop)
+    return start, sure_ranks(csr, row, start, stop, before), stop
+
+
+@compiled
+def sure_ranks(csr, row, start, stop, before):
+    """Rank up to which all of [start, stop) are known before a time: those older than the row's largest delay."""
+    if not csr.has_delay or csr.max_delay[row] == 0:
+        return stop
+    return max(min(rank_at(csr, row, earlier_by(before, csr.max_delay[row])), stop), start)
+
+
+@compiled
+def first_unseen_time(time, inclusive):
+    """First time that is not seen; times are whole numbers, so ``<= time`` is ``< time + 1``."""
+    return time + 1 if inclusive and time < MAX_TIME else time
+
+
+@compiled
+def earlier_by(time, length):
+    """Time minus a length, without wrapping around."""
+    return time - length if time >= MIN_TIME + length else MIN_TIME
+
+
+@compiled
+def is_known(csr, row, rank, time, inclusive):
+    """Whether the edge of this rank is known at ``time``."""
+    return known_at(csr, position_of(csr, row, rank)) < first_unseen_time(time, inclusive)
+
+
+@compiled
+def count_visible(csr, row, time, inclusive, window):
+    """How many edges a query may see."""
+    start, sure, stop = visible_ranks(csr, row, time, inclusive, window)
+    count = sure - start
+    for rank in range(sure, stop):
+        count += is_known(csr, row, rank, time, inclusive)
+    return count
+
+
+# Queries are looked up in blocks: a step of the search is made for the whole block before the next one, so that
+# the cache misses of different queries overlap.
+BLOCK = 32
+
+
+class Block(NamedTuple):
+    """Addresses of the ranks that each query of a block may see, as ``visible_ranks``; and of scratch space."""
+
+    start: Any
+    sure: Any
+    stop: Any
+    low: Any
+    length: Any
+    target: Any
+
+
+@compiled
+def open_block(scratch):
+    """Divide scratch space of 6 * BLOCK numbers."""
+    return Block(
+        pointer_to(scratch[0]),
+        pointer_to(scratch[1]),
+        pointer_to(scratch[2]),
+        pointer_to(scratch[3]),
+        pointer_to(scratch[4]),
+        pointer_to(scratch[5]),
+    )
+
+
+@compiled
+def bisect_block(rowptr, values, block, row, first, num_queries, rank):
+    """Add to each ``rank`` the number of values in the query's row that are below its target."""
+    low, length, target = block.low, block.length, block.target
+    longest = np.int64(0)
+    for k in range(num_queries):
+        low[k] = rowptr[row[first + k]]
+        length[k] = rowptr[row[first + k] + 1] - low[k]
+        rank[k] -= low[k]
+        longest = max(longest, length[k])
+    while longest > 1:
+        for k in range(num_queries):
+            half = length[k] >> 1
+            if half:
+                low[k] += half * (values[low[k] + half - 1] < target[k])
+                length[k] -= half
+        longest -= longest >> 1
+    for k in range(num_queries):
+        if length[k] and values[low[k]] < target[k]:
+            low[k] += 1
+        rank[k] += low[k]
+
+
+@compiled
+def rank_block(csr, block, row, first, num_queries, rank):
+    """Set each ``rank`` to that behind the edges of the query's row whose time lies before its target."""
+    for k in range(num_queries):
+        rank[k] = 0
+    bisect_block(csr.rowptr, csr.edge_time, block, row, first, num_queries, rank)
+    if csr.has_delta:
+        bisect_block(csr.delta_rowptr, csr.delta_time, block, row, first, num_queries, rank)
+
+
+@compiled
+def visible_block(csr, block, row, time, first, num_queries, inclusive, window):
+    """Do ``visible_ranks`` for the queries first, ..., first + num_queries - 1."""
+    for k in range(num_queries):
+        block.target[k] = first_unseen_time(time[first + k], inclusive)
+    rank_block(csr, block, row, first, num_queries, block.stop)
+    if window > 0:
+        for k in range(num_queries):
+            block.target[k] = earlier_by(time[first + k], window)
+        rank_block(csr, block, row, first, num_queries, block.start)
+    else:
+        for k in range(num_queries):
+            block.start[k] = 0
+    if csr.has_delay:
+        for k in range(num_queries):
+            before = first_unseen_time(time[first + k], inclusive)
+            block.target[k] = earlier_by(before, csr.max_delay[row[first + k]])
+        rank_block(csr, block, row, first, num_queries, block.sure)
+    for k in range(num_queries):
+        block.start[k] = min(block.start[k], block.stop[k])
+        block.sure[k] = (
+            max(min(block.sure[k], block.stop[k]), block.start[k]) if csr.has_delay else block.stop[k]
+        )

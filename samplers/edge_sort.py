@@ -1,0 +1,82 @@
+"""Sorting edges into the rows of a CSR, and the narrow columns that hold them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_HUGE_PAGES = 1 << 22  # from this many bytes on, numpy asks the kernel for huge pages
+
+
+def empty_column(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return memory for a column. Long ones on the CPU lie in huge pages, which random reads are faster from."""
+    empty = torch.empty(0, dtype=dtype)
+    if device.type != "cpu" or size * empty.element_size() < _HUGE_PAGES:
+        return torch.empty(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(size, empty.numpy().dtype))
+
+
+def take(column: Tensor, order: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+    """Copy a column in the given order, or in its own; of another dtype if one is given."""
+    size = len(column) if order is None else len(order)
+    if dtype is not None and dtype != column.dtype:
+        column = column.to(dtype)
+    taken = empty_column(size, column.dtype, column.device)
+    if order is None:
+        return taken.copy_(column)
+    return torch.index_select(column.contiguous(), 0, order, out=taken)
+
+
+def narrow(column: Tensor) -> Tensor:
+    """Store numbers that are not negative in 4 bytes where they fit, else in 8."""
+    bound = int(column.max()) if column.numel() else 0
+    dtype = torch.int32 if bound < 2**31 else torch.int64
+    return column if column.dtype == dtype else take(column, None, dtype)
+
+
+def build_rowptr(row_node: Tensor, num_rows: int) -> Tensor:
+    """Count the edges of each row, summed up: the first edge of each row, (num_rows + 1,)."""
+    rowptr = torch.zeros(num_rows + 1, dtype=torch.int64, device=row_node.device)
+    torch.cumsum(torch.bincount(row_node, minlength=num_rows), 0, out=rowptr[1:])
+    return rowptr
+
+
+def row_maximum(rowptr: Tensor, values: Tensor) -> Tensor:
+    """Return the largest of each row's values, which are not negative; 0 for an empty row."""
+    row = torch.arange(len(rowptr) - 1, device=rowptr.device)
+    row = row.repeat_interleave(rowptr.diff(), output_size=len(values))
+    return torch.zeros_like(rowptr[1:]).scatter_reduce(0, row, values.long(), "amax")
+
+
+def sort_edges(row_node: Tensor, time: Tensor, edge_id: Tensor | None) -> Tensor | None:
+    """Order of the edges by (row, time, edge id); None if they are in it already.
+
+    Three stable sorts from the least key to the greatest; a key that is in order already is skipped, so a
+    log sorted by time costs a single sort.
+    """
+    order: Tensor | None = None
+    for key in (edge_id, time, row_node):
+        if key is None:
+            continue
+        key = key if order is None else key[order]
+        if bool((key[1:] >= key[:-1]).all()):
+            continue
+        step = _stable_argsort(key)
+        order = step if order is None else order[step]
+    return order
+
+
+def _stable_argsort(key: Tensor) -> Tensor:
+    """Stable argsort; on the CPU by one vectorised sort of (key, position) packed into an int64."""
+    if key.device.type != "cpu":
+        return torch.argsort(key, stable=True)
+    values = key.numpy().astype(np.int64)
+    position_bits = max(len(values) - 1, 1).bit_length()
+    low, high = int(values.min()), int(values.max())
+    if (high - low).bit_length() + position_bits > 63:
+        return torch.from_numpy(np.argsort(values, kind="stable"))
+    values -= low
+    values <<= position_bits
+    values |= np.arange(len(values))
+    values.sort()
+    values &= (1 << position_bits) - 1
+    return torch.from_numpy(values)
