@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from samplers.csr import TemporalCSR
-from samplers.edge_sort import empty_column
+from samplers.edge_sort import empty_column, empty_records, widen_records
 from samplers.queries import bisect_rows
 
 
@@ -52,7 +52,7 @@ def _count_late(csr: TemporalCSR, new: TemporalCSR) -> int:
     row = new.row_of_edge()
     latest = torch.full((csr.num_rows,), torch.iinfo(torch.int64).min, device=csr.device)
     for part in (csr, csr.delta):
-        if part is not None and len(part.col):
+        if part is not None and len(part.records):
             last = part.edge_time[(part.rowptr[1:] - 1).clamp(min=0)]
             latest = torch.where(part.rowptr.diff() > 0, torch.maximum(latest, last), latest)
     return int((new.edge_time < latest[row]).sum())
@@ -69,12 +69,18 @@ def _base_edges_before(base: TemporalCSR, delta: TemporalCSR, row: Tensor) -> Te
 def _merge(base: TemporalCSR, delta: TemporalCSR) -> TemporalCSR:
     """Insert the sorted edges of ``delta`` into ``base`` without sorting ``base`` again."""
     place = _base_edges_before(base, delta, delta.row_of_edge())
-    num_edges = len(base.col) + len(delta.col)
+    num_edges = len(base.records) + len(delta.records)
     from_delta = torch.zeros(num_edges, dtype=torch.bool, device=base.device)
-    from_delta[place + torch.arange(len(delta.col), device=base.device)] = True
+    from_delta[place + torch.arange(len(delta.records), device=base.device)] = True
     from_base = ~from_delta
-    columns: dict[str, Any] = {}
+    narrow = base.records.dtype == delta.records.dtype == torch.int32
+    records = empty_records(num_edges, narrow=narrow, device=base.device)
+    records[from_base] = base.records if narrow else widen_records(base.records)
+    records[from_delta] = delta.records if narrow else widen_records(delta.records)
+    columns: dict[str, Any] = {"records": records}
     for name in dict.fromkeys([*base.edge_columns(), *delta.edge_columns()]):
+        if name == "records":
+            continue
         old, new = getattr(base, name), getattr(delta, name)
         dtype = torch.promote_types((new if old is None else old).dtype, (old if new is None else new).dtype)
         columns[name] = empty_column(num_edges, dtype, base.device)

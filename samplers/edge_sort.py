@@ -33,6 +33,40 @@ def narrow(column: Tensor) -> Tensor:
     return column if column.dtype == dtype else take(column, None, dtype)
 
 
+def pack_records(
+    col: Tensor, edge_time: Tensor, edge_id: Tensor | None, order: Tensor | None, *, num_cols: int
+) -> Tensor:
+    """Lay column, edge id (default: the place) and time of each edge side by side, in the given order."""
+    num_edges = len(edge_time)
+    num_ids = num_edges if edge_id is None else int(edge_id.max()) + 1 if num_edges else 0
+    records = empty_records(num_edges, narrow=max(num_cols, num_ids) <= 2**31, device=edge_time.device)
+    if edge_id is None:
+        edge_id = torch.arange(num_edges, device=edge_time.device) if order is None else order
+    elif order is not None:
+        edge_id = edge_id[order]
+    records[:, 0] = col if order is None else col[order]
+    records[:, 1] = edge_id
+    records.view(torch.int64)[:, -1] = edge_time if order is None else edge_time[order]
+    return records
+
+
+def empty_records(num_edges: int, *, narrow: bool, device: torch.device) -> Tensor:
+    """Return memory for records of 4-byte or 8-byte words."""
+    if narrow:
+        return empty_column(num_edges * 4, torch.int32, device).view(num_edges, 4)
+    return empty_column(num_edges * 3, torch.int64, device).view(num_edges, 3)
+
+
+def widen_records(records: Tensor) -> Tensor:
+    """Return the same records in 8-byte words."""
+    if records.dtype == torch.int64:
+        return records
+    wide = empty_records(len(records), narrow=False, device=records.device)
+    wide[:, :2] = records[:, :2]
+    wide[:, 2] = records.view(torch.int64)[:, 1]
+    return wide
+
+
 def build_rowptr(row_node: Tensor, num_rows: int) -> Tensor:
     """Count the edges of each row, summed up: the first edge of each row, (num_rows + 1,)."""
     rowptr = torch.zeros(num_rows + 1, dtype=torch.int64, device=row_node.device)

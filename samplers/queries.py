@@ -39,7 +39,7 @@ def position_of(csr: TemporalCSR, node: Int64[Tensor, "*shape"], rank: Int64[Ten
     first, stop = csr.delta.rowptr[node], csr.delta.rowptr[node + 1]
     place = bisect_rows(csr.delta_rank, first, stop, rank, side="left")
     found = (place < stop) & (csr.delta_rank[place.clamp(max=len(csr.delta_rank) - 1)] == rank)
-    return torch.where(found, len(csr.col) + place, base - (place - first))
+    return torch.where(found, len(csr.records) + place, base - (place - first))
 
 
 def count_edges(
@@ -130,10 +130,10 @@ def visible_edges(
         earlier_than: see only edges with an earlier one, strictly.
 
     """
-    before = time if bound == "strict" else time + (time < _MAX_TIME)  # times are whole numbers
+    before = first_unseen_time(time, bound)
     start, stop = torch.zeros_like(node), rank_at(csr, node, before)
     if window is not None:
-        start = torch.minimum(rank_at(csr, node, _earlier_by(time, window)), stop)
+        start = torch.minimum(rank_at(csr, node, earlier_by(time, window)), stop)
     if later_than is not None:
         start = torch.maximum(start, rank_at(csr, node, later_than + 1)).clamp(max=stop)
     if earlier_than is not None:
@@ -141,7 +141,7 @@ def visible_edges(
     if csr.max_delay is None:
         count = stop - start
         return VisibleEdges(csr, node, start, count, count, torch.zeros_like(start), start.new_empty(0))
-    sure = rank_at(csr, node, _earlier_by(before, csr.max_delay[node])).clamp(start, stop)
+    sure = rank_at(csr, node, earlier_by(before, csr.max_delay[node])).clamp(start, stop)
     num_recent, recent_rank = torch.zeros_like(start), [start.new_empty(0)]
     for piece in pieces(stop - sure):
         query, rank = expand_ranges(sure[piece], (stop - sure)[piece])
@@ -177,7 +177,12 @@ def compiled_queries(node: Tensor, time: Tensor, bound: Bound, window: int | Non
     return node.contiguous().numpy(), time.contiguous().numpy(), bound == "inclusive", window or 0
 
 
-def _earlier_by(time: Tensor, length: Tensor | int) -> Tensor:
+def first_unseen_time(time: Tensor, bound: Bound) -> Tensor:
+    """First time that is not seen; times are whole numbers, so ``<= time`` is ``< time + 1``."""
+    return time if bound == "strict" else time + (time < _MAX_TIME)
+
+
+def earlier_by(time: Tensor, length: Tensor | int) -> Tensor:
     """Time minus a length, without wrapping around."""
     return torch.where(time >= _MIN_TIME + length, time - length, _MIN_TIME)
 

@@ -71,7 +71,7 @@ class UniformNeighborSampler(OneHopSampler):
         from samplers.compiled import one_hop, run
 
         draws = (self.replace, np.uint64(state), by_place)
-        run(one_hop.draw_uniform, len(queries[0]), self.csr.arrays, *queries, *draws, out)
+        run(one_hop.draw_uniform, len(queries[0]), self.csr.arrays, *queries, *draws, out, least=1024)
 
 
 def _distinct_numbers(uniform: Tensor, count: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 import math
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from samplers.compiled.jit import compiled
 from samplers.random_numbers import EXP_COEFFICIENTS, LOG_COEFFICIENTS, SQRT_HALF
@@ -59,3 +62,14 @@ def fixed_point_exp2(x):
     for coefficient in EXP_COEFFICIENTS:
         total = total * (x - whole) + coefficient
     return np.int64(total * np.float64(np.int64(1) << (np.int64(31) - np.int64(whole))))
+
+
+@intrinsic
+def lowest_bit(typing_context, word):
+    """Place of the lowest bit that is set in a word of 64 bits, which is not 0."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        return context.cast(builder, place, types.uint64, types.int64)
+
+    return types.int64(types.uint64), generate

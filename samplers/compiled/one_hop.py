@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from samplers.compiled.jit import compiled
-from samplers.compiled.numbers import fixed_point_exp2, log2, mix, query_state, uniform
+from samplers.compiled.numbers import fixed_point_exp2, log2, lowest_bit, mix, query_state, uniform
 from samplers.compiled.rows import (
     BLOCK,
     col_at,
     count_visible,
+    edge_col,
+    edge_id,
+    edge_time,
     id_at,
     is_known,
     keep_alive,
@@ -24,6 +27,7 @@ from samplers.compiled.rows import (
     weight_at,
 )
 
+RECORDS_PER_LINE = 4  # of a cache line of 64 bytes
 EDGE_WEIGHT, DEGREE, RECENCY = 0, 1, 2
 
 
@@ -105,11 +109,8 @@ def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
         visible_block(csr, block, row, times, begin, size, inclusive, window)
         for k in range(size):
             last = csr.rowptr[row[begin + k]] + block.stop[k] - 1
-            for j in range(0, min(width, block.stop[k] - block.start[k]), 16):
-                prefetch(csr.col, last - j)
-                prefetch(csr.edge_id, last - j)
-                prefetch(csr.edge_time, last - j)
-                prefetch(csr.edge_time, last - j - 8)
+            for j in range(0, min(width, block.stop[k] - block.start[k]), RECORDS_PER_LINE):
+                prefetch(csr.edges.times, (last - j) * csr.edges.num_times)
         for k in range(size):
             node, time = row[begin + k], times[begin + k]
             start, sure, end = block.start[k], block.sure[k], block.stop[k]
@@ -124,13 +125,10 @@ def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
             else:
                 count = min(width, end - start)
                 last = csr.rowptr[node] + end - 1
-                for j in range(count):  # a loop for each column: they become vector instructions
-                    slots.node[at + j] = csr.col[last - j]
                 for j in range(count):
-                    slots.edge_time[at + j] = csr.edge_time[last - j]
-                for j in range(count):
-                    slots.edge_id[at + j] = csr.edge_id[last - j]
-                for j in range(count):
+                    slots.node[at + j] = edge_col(csr.edges, last - j)
+                    slots.edge_time[at + j] = edge_time(csr.edges, last - j)
+                    slots.edge_id[at + j] = edge_id(csr.edges, last - j)
                     slots.mask[at + j] = 1
                 at += count
             pad(slots, at, after)
@@ -165,9 +163,7 @@ def prefetch_ranks(csr, row, rank, count):
     """Ask for the edges of these ranks, while other queries are worked on."""
     base = csr.rowptr[row]
     for j in range(count):
-        prefetch(csr.col, base + rank[j])
-        prefetch(csr.edge_time, base + rank[j])
-        prefetch(csr.edge_id, base + rank[j])
+        prefetch(csr.edges.times, (base + rank[j]) * csr.edges.num_times)
 
 
 @compiled
@@ -180,9 +176,10 @@ def write_ranks(csr, row, rank, count, slots, at):
     else:
         base = csr.rowptr[row]
         for j in range(count):
-            slots.node[at + j] = csr.col[base + rank[last - j]]
-            slots.edge_time[at + j] = csr.edge_time[base + rank[last - j]]
-            slots.edge_id[at + j] = csr.edge_id[base + rank[last - j]]
+            place = base + rank[last - j]
+            slots.node[at + j] = edge_col(csr.edges, place)
+            slots.edge_time[at + j] = edge_time(csr.edges, place)
+            slots.edge_id[at + j] = edge_id(csr.edges, place)
             slots.mask[at + j] = 1
     pad(slots, at + count, at + slots.width)
 
@@ -196,25 +193,67 @@ def insert(values, size, value):
     values[size] = value
 
 
+class Bins(NamedTuple):
+    """Addresses of scratch space that sorts drawn numbers as they come.
+
+    ``held[b]`` is the one number of bin b, where bit b of ``bits`` is set. There are 32 bins a slot or more, so few
+    numbers find theirs taken; those go to ``spilled``.
+    """
+
+    bits: Any
+    held: Any
+    spilled: Any
+    num_bins: int
+
+
 @compiled
-def draw_distinct(number, width, count, query):
+def count_bins(width):
+    """How many bins to have for so many slots: a power of two."""
+    num_bins = 64
+    while num_bins < 32 * width:
+        num_bins *= 2
+    return num_bins
+
+
+@compiled
+def draw_distinct(number, width, count, query, bins):
     """Draw ``width`` of the numbers below ``count`` by Floyd's algorithm, ascending; all if they are no more."""
     if count <= width:
         for j in range(count):
             number[j] = j
         return count
+    shift = np.int64(0)  # a bin for so many numbers that follow each other
+    while (count - 1) >> shift >= bins.num_bins:
+        shift += 1
+    for word in range(bins.num_bins >> 6):
+        bins.bits[word] = np.uint64(0)
+    num_spilled = 0
     for slot in range(width):
         last = count - width + slot
         drawn = np.int64(uniform(mix(query, np.int64(slot))) * (last + 1))
-        size = slot
-        while size > 0 and number[size - 1] > drawn:
-            size -= 1
-        if size > 0 and number[size - 1] == drawn:
-            number[slot] = last  # above all that were drawn
+        place = drawn >> shift
+        if bins.bits[place >> 6] >> np.uint64(place & 63) & np.uint64(1):
+            is_taken = bins.held[place] == drawn
+            for j in range(num_spilled):
+                is_taken |= bins.spilled[j] == drawn
+            if is_taken:
+                drawn = last  # above all that were drawn
+                place = drawn >> shift
+        if bins.bits[place >> 6] >> np.uint64(place & 63) & np.uint64(1):
+            bins.spilled[num_spilled] = drawn
+            num_spilled += 1
         else:
-            for j in range(slot, size, -1):
-                number[j] = number[j - 1]
-            number[size] = drawn
+            bins.bits[place >> 6] |= np.uint64(1) << np.uint64(place & 63)
+            bins.held[place] = drawn
+    size = 0
+    for word in range(bins.num_bins >> 6):
+        bits = bins.bits[word]
+        while bits:
+            number[size] = bins.held[(word << 6) + lowest_bit(bits)]
+            size += 1
+            bits &= bits - np.uint64(1)
+    for j in range(num_spilled):
+        insert(number, size + j, bins.spilled[j])
     return width
 
 
@@ -238,6 +277,10 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
     width = slots.width
     rank_array, count_array = np.empty((BLOCK, width), np.int64), np.empty(BLOCK, np.int64)
     num_drawn = pointer_to(count_array)
+    num_bins = count_bins(width)
+    bit_array, held_array = np.empty(num_bins >> 6, np.uint64), np.empty(num_bins, np.int64)
+    spilled_array = np.empty(width, np.int64)
+    bins = Bins(pointer_to(bit_array), pointer_to(held_array), pointer_to(spilled_array), num_bins)
     for begin in range(first, stop, BLOCK):
         size = min(BLOCK, stop - begin)
         visible_block(csr, block, row, times, begin, size, inclusive, window)
@@ -249,7 +292,7 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
             if replace:
                 num_drawn[k] = draw_any(rank, width, count, query)
             else:
-                num_drawn[k] = draw_distinct(rank, width, count, query)
+                num_drawn[k] = draw_distinct(rank, width, count, query, bins)
             ranks_of_numbers(csr, block, k, node, time, inclusive, rank, num_drawn[k])
             prefetch_ranks(csr, node, rank, num_drawn[k])
         for k in range(size):
@@ -259,6 +302,9 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
     keep_alive(scratch)
     keep_alive(rank_array)
     keep_alive(count_array)
+    keep_alive(bit_array)
+    keep_alive(held_array)
+    keep_alive(spilled_array)
 
 
 @compiled
@@ -423,7 +469,7 @@ def draw_weighted(
 
 
 @compiled
-def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighbor, time, edge_id):
+def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighbor, time, event_id):
     """Fill ``ptr[i]:ptr[i + 1]`` with the last so many edges that query i sees, oldest first."""
     csr = pointers(arrays)
     row, times = pointer_to(seed), pointer_to(seed_time)
@@ -442,13 +488,13 @@ def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighb
                         position = position_of(csr, node, rank)
                         neighbor[place] = col_at(csr, position)
                         time[place] = time_at(csr, position)
-                        edge_id[place] = id_at(csr, position)
+                        event_id[place] = id_at(csr, position)
                         place -= 1
                     rank -= 1
             else:
                 offset = csr.rowptr[node] + block.stop[k] - ptr[i + 1]
                 for j in range(ptr[i], ptr[i + 1]):
-                    neighbor[j] = csr.col[offset + j]
-                    time[j] = csr.edge_time[offset + j]
-                    edge_id[j] = csr.edge_id[offset + j]
+                    neighbor[j] = edge_col(csr.edges, offset + j)
+                    time[j] = edge_time(csr.edges, offset + j)
+                    event_id[j] = edge_id(csr.edges, offset + j)
     keep_alive(scratch)

@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+import torch
 from torch import Tensor
 
 from samplers.compiled.jit import compiled
@@ -20,22 +21,24 @@ MIN_TIME, MAX_TIME = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
 class CSRArrays(NamedTuple):
-    """The columns of a TemporalCSR as numpy arrays that share its memory; what it lacks is empty."""
+    """The columns of a TemporalCSR as numpy arrays that share its memory; what it lacks is empty.
+
+    ``words`` and ``times`` are both the records, as words of their size and as words of 8 bytes.
+    """
 
     rowptr: np.ndarray
-    col: np.ndarray
-    edge_time: np.ndarray
-    edge_id: np.ndarray
+    words: np.ndarray
+    times: np.ndarray
     edge_weight: np.ndarray
     delay: np.ndarray
     max_delay: np.ndarray
     delta_rowptr: np.ndarray
-    delta_col: np.ndarray
-    delta_time: np.ndarray
-    delta_edge_id: np.ndarray
+    delta_words: np.ndarray
+    delta_times: np.ndarray
     delta_weight: np.ndarray
     delta_delay: np.ndarray
     delta_rank: np.ndarray
+    num_base: int
     has_delay: bool
     has_delta: bool
 
@@ -44,43 +47,47 @@ def csr_arrays(csr: TemporalCSR) -> CSRArrays:
     """Return the arrays of a CSR on the CPU."""
     delta = csr.delta
     return CSRArrays(
-        rowptr=csr.rowptr.numpy(),
-        col=csr.col.numpy(),
-        edge_time=csr.edge_time.numpy(),
-        edge_id=csr.edge_id.numpy(),
+        rowptr=csr.rowptr.contiguous().numpy(),
+        words=_array(csr.records, np.int32),
+        times=_array(csr.records.view(torch.int64), np.int64),
         edge_weight=_array(csr.edge_weight, np.float32),
         delay=_array(csr.delay, np.int32),
         max_delay=_array(csr.max_delay, np.int64),
         delta_rowptr=_array(None if delta is None else delta.rowptr, np.int64),
-        delta_col=_array(None if delta is None else delta.col, np.int32),
-        delta_time=_array(None if delta is None else delta.edge_time, np.int64),
-        delta_edge_id=_array(None if delta is None else delta.edge_id, np.int32),
+        delta_words=_array(None if delta is None else delta.records, np.int32),
+        delta_times=_array(None if delta is None else delta.records.view(torch.int64), np.int64),
         delta_weight=_array(None if delta is None else delta.edge_weight, np.float32),
         delta_delay=_array(None if delta is None else delta.delay, np.int32),
         delta_rank=_array(csr.delta_rank, np.int64),
+        num_base=len(csr.records),
         has_delay=csr.max_delay is not None,
         has_delta=delta is not None,
     )
 
 
 def _array(column: Tensor | None, dtype: type) -> np.ndarray:
-    return np.empty(0, dtype) if column is None else column.numpy()
+    return np.empty(0, dtype) if column is None else column.contiguous().flatten().numpy()
+
+
+class Edges(NamedTuple):
+    """Addresses of records. Of each edge, ``words`` has ``num_words`` and ``times`` has ``num_times``."""
+
+    words: Any
+    times: Any
+    num_words: int
+    num_times: int
 
 
 class CSRPointers(NamedTuple):
-    """The same, as addresses. Arrays are counted references, which cost more than what is read through them."""
+    """Addresses of a CSR's arrays. Arrays are counted references, which cost more than what is read through them."""
 
     rowptr: Any
-    col: Any
-    edge_time: Any
-    edge_id: Any
+    edges: Edges
     edge_weight: Any
     delay: Any
     max_delay: Any
     delta_rowptr: Any
-    delta_col: Any
-    delta_time: Any
-    delta_edge_id: Any
+    delta_edges: Edges
     delta_weight: Any
     delta_delay: Any
     delta_rank: Any
@@ -116,25 +123,46 @@ def pointers(csr):
     """Addresses of a CSR's arrays."""
     return CSRPointers(
         pointer_to(csr.rowptr),
-        pointer_to(csr.col),
-        pointer_to(csr.edge_time),
-        pointer_to(csr.edge_id),
+        record_pointers(csr.words, csr.times),
         pointer_to(csr.edge_weight),
         pointer_to(csr.delay),
         pointer_to(csr.max_delay),
         pointer_to(csr.delta_rowptr),
-        pointer_to(csr.delta_col),
-        pointer_to(csr.delta_time),
-        pointer_to(csr.delta_edge_id),
+        record_pointers(csr.delta_words, csr.delta_times),
         pointer_to(csr.delta_weight),
         pointer_to(csr.delta_delay),
         pointer_to(csr.delta_rank),
-        len(csr.col),
+        csr.num_base,
         len(csr.delay) > 0,
         len(csr.delta_delay) > 0,
         csr.has_delay,
         csr.has_delta,
     )
+
+
+@compiled
+def record_pointers(words, times):
+    """Addresses of records."""
+    narrow = words.itemsize == 4
+    return Edges(pointer_to(words), pointer_to(times), 4 if narrow else 3, 2 if narrow else 3)
+
+
+@compiled
+def edge_col(edges, place):
+    """Column of an edge."""
+    return np.int64(edges.words[place * edges.num_words])
+
+
+@compiled
+def edge_id(edges, place):
+    """Id of an edge."""
+    return np.int64(edges.words[place * edges.num_words + 1])
+
+
+@compiled
+def edge_time(edges, place):
+    """Time of an edge."""
+    return edges.times[place * edges.num_times + edges.num_times - 1]
 
 
 @intrinsic
@@ -165,6 +193,17 @@ def bisect_left(values, low, high, target):
 
 
 @compiled
+def bisect_time(edges, low, high, time):
+    """First edge in [low, high) whose time is >= ``time``, else high."""
+    length = high - low
+    while length > 1:
+        half = length >> 1
+        low += half * (edge_time(edges, low + half - 1) < time)
+        length -= half
+    return low + (length == 1 and edge_time(edges, low) < time)
+
+
+@compiled
 def row_length(csr, row):
     """Edges in a row."""
     length = csr.rowptr[row + 1] - csr.rowptr[row]
@@ -177,10 +216,10 @@ def row_length(csr, row):
 def rank_at(csr, row, time):
     """Rank behind the edges of a row whose time lies before ``time``."""
     first = csr.rowptr[row]
-    rank = bisect_left(csr.edge_time, first, csr.rowptr[row + 1], time) - first
+    rank = bisect_time(csr.edges, first, csr.rowptr[row + 1], time) - first
     if csr.has_delta:
         first = csr.delta_rowptr[row]
-        rank += bisect_left(csr.delta_time, first, csr.delta_rowptr[row + 1], time) - first
+        rank += bisect_time(csr.delta_edges, first, csr.delta_rowptr[row + 1], time) - first
     return rank
 
 
@@ -206,24 +245,24 @@ def position_of(csr, row, rank):
 def col_at(csr, position):
     """Column of the edge at a position."""
     if csr.has_delta and position >= csr.num_base:
-        return np.int64(csr.delta_col[position - csr.num_base])
-    return np.int64(csr.col[position])
+        return edge_col(csr.delta_edges, position - csr.num_base)
+    return edge_col(csr.edges, position)
 
 
 @compiled
 def time_at(csr, position):
     """Time of the edge at a position."""
     if csr.has_delta and position >= csr.num_base:
-        return csr.delta_time[position - csr.num_base]
-    return csr.edge_time[position]
+        return edge_time(csr.delta_edges, position - csr.num_base)
+    return edge_time(csr.edges, position)
 
 
 @compiled
 def id_at(csr, position):
     """Id of the edge at a position."""
     if csr.has_delta and position >= csr.num_base:
-        return np.int64(csr.delta_edge_id[position - csr.num_base])
-    return np.int64(csr.edge_id[position])
+        return edge_id(csr.delta_edges, position - csr.num_base)
+    return edge_id(csr.edges, position)
 
 
 @compiled
@@ -325,8 +364,8 @@ def open_block(scratch):
 
 
 @compiled
-def bisect_block(rowptr, values, block, row, first, num_queries, rank):
-    """Add to each ``rank`` the number of values in the query's row that are below its target."""
+def bisect_block(rowptr, edges, block, row, first, num_queries, rank):
+    """Add to each ``rank`` the number of edges in the query's row whose time is below its target."""
     low, length, target = block.low, block.length, block.target
     longest = np.int64(0)
     for k in range(num_queries):
@@ -338,11 +377,11 @@ def bisect_block(rowptr, values, block, row, first, num_queries, rank):
         for k in range(num_queries):
             half = length[k] >> 1
             if half:
-                low[k] += half * (values[low[k] + half - 1] < target[k])
+                low[k] += half * (edge_time(edges, low[k] + half - 1) < target[k])
                 length[k] -= half
         longest -= longest >> 1
     for k in range(num_queries):
-        if length[k] and values[low[k]] < target[k]:
+        if length[k] and edge_time(edges, low[k]) < target[k]:
             low[k] += 1
         rank[k] += low[k]
 
@@ -352,9 +391,9 @@ def rank_block(csr, block, row, first, num_queries, rank):
     """Set each ``rank`` to that behind the edges of the query's row whose time lies before its target."""
     for k in range(num_queries):
         rank[k] = 0
-    bisect_block(csr.rowptr, csr.edge_time, block, row, first, num_queries, rank)
+    bisect_block(csr.rowptr, csr.edges, block, row, first, num_queries, rank)
     if csr.has_delta:
-        bisect_block(csr.delta_rowptr, csr.delta_time, block, row, first, num_queries, rank)
+        bisect_block(csr.delta_rowptr, csr.delta_edges, block, row, first, num_queries, rank)
 
 
 @compiled

@@ -178,10 +178,10 @@ def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_whole_is_recognised(tmp_path):
     folder = tmp_path / "graph"
     csr_of([reference.Edge(1, 2, t, t, t) for t in range(9)]).save(folder)
-    file = folder / "edge_time.npy"
+    file = folder / "records.npy"
     whole = file.read_bytes()
     file.write_bytes(whole[:-8])
-    with pytest.raises(CorruptedCSRError, match=r"edge_time.npy should have \d+ bytes"):
+    with pytest.raises(CorruptedCSRError, match=r"records.npy should have \d+ bytes"):
         TemporalCSR.open(folder)
     file.unlink()
     with pytest.raises(CorruptedCSRError, match="it has 0"):
