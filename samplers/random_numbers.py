@@ -91,16 +91,6 @@ def fixed_point_exp2(x: Tensor) -> Tensor:
     return (total * scale.double()).long().where(x < 32.0, 0)
 
 
-def draw_uniform(
-    shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None, *keys: Key
-) -> Tensor:
-    """Numbers in [0, 1) from a generator where one is given, else keyed."""
-    if generator is None:
-        return keyed_uniform(*keys).to(device).expand(shape)
-    drawn = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-    return drawn.to(device)
-
-
 def query_state(
     prefix: tuple[Key, ...], node: Tensor, time: Tensor, generator: torch.Generator | None
 ) -> tuple[Key, ...]:

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -32,7 +31,7 @@ from samplers.csr import TemporalCSR
 from samplers.pairs import pair_columns
 
 FORWARD, BACKWARD = 1, 2
-NUM_WALKS = 64  # walks in a block
+NUM_WALKS = 128  # walks in a block
 NUM_SINGLE = 20  # columns of Work with one value for each walk
 NUM_FIELDS = 23
 SOURCE_CODE, RANGES, PAIRS = 15, 16, 17  # fields of the table
@@ -51,7 +50,9 @@ class WalkTable(NamedTuple):
     columns: list[np.ndarray]
 
 
-def walk_table(csrs: list[TemporalCSR], source_code: list[int], *, with_ranges: bool, with_pairs: bool) -> WalkTable:
+def walk_table(
+    csrs: list[TemporalCSR], source_code: list[int], *, with_ranges: bool, with_pairs: bool
+) -> WalkTable:
     """Describe CSRs to ``walk``.
 
     Args:
@@ -85,15 +86,16 @@ def walk_table(csrs: list[TemporalCSR], source_code: list[int], *, with_ranges: 
         if with_ranges and not a.has_delay and csr.num_edges < 2**31:
             table[i, RANGES] = address(np.zeros(csr.num_rows, np.int64))
         if with_pairs:
-            for part, dtype, at in zip(pair_columns(csr), (a.words.dtype, a.delta_words.dtype), (PAIRS, PAIRS + 3)):
-                col = part.col.numpy().astype(dtype, copy=False)
+            for k, part in enumerate(pair_columns(csr)):  # the base, then the delta
+                at = PAIRS + 3 * k
+                col = part.col.numpy().astype((a.words, a.delta_words)[k].dtype, copy=False)
                 known = None if part.known_time is None else part.known_time.numpy()
                 table[i, at : at + 3] = address(col), address(part.edge_time.numpy()), address(known)
     return WalkTable(arrays[0], table, columns)
 
 
 def _of_equal_dtypes(arrays: list[CSRArrays]) -> list[CSRArrays]:
-    """Widen what is narrow in one CSR and wide in another (a CSR of 2^31 nodes or edges): compiled code expects one."""
+    """Widen what is narrow in one CSR and wide in another, which has ids of 2^31 or more."""
     wide = {
         name: np.result_type(*(getattr(a, name).dtype for a in arrays))
         for name in ("words", "delay", "delta_words", "delta_delay")
@@ -113,7 +115,7 @@ def _of_equal_dtypes(arrays: list[CSRArrays]) -> list[CSRArrays]:
 
 @intrinsic
 def pointer_like(typing_context, pointer, address):
-    """An address as a pointer of the same type as another."""
+    """Turn an address into a pointer of the same type as another."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[1], context.get_value_type(pointer))
@@ -123,7 +125,7 @@ def pointer_like(typing_context, pointer, address):
 
 @compiled
 def edges_like(edges, words, times):
-    """Records of the same dtype as others."""
+    """Point to records of the same dtype as others."""
     return Edges(
         pointer_like(edges.words, words), pointer_like(edges.times, times), edges.num_words, edges.num_times
     )
@@ -131,7 +133,7 @@ def edges_like(edges, words, times):
 
 @compiled
 def csr_of(like, table, e):
-    """The CSR of a row of the table."""
+    """Open the CSR of a row of the table."""
     at = e * NUM_FIELDS
     return CSRPointers(
         pointer_like(like.rowptr, table[at]),
@@ -153,7 +155,7 @@ def csr_of(like, table, e):
 
 
 class Work(NamedTuple):
-    """Addresses of what is known of each walk of a block; ``start``, ``sure``, ``stop``, ``count``: of each slot.
+    """Addresses of what is known of each walk of a block; the last four fields: of each of its slots.
 
     A slot is one of the edge types that a walk may leave its node by.
     """

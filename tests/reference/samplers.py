@@ -47,3 +47,30 @@ def multi_hop_tree(edges_of_type, num_neighbors, node_type, node, time, next_hop
             )
             children.append((edge_type, edge.edge_id, edge.time, tree))
     return (node_type, node, time, tuple(children))
+
+
+def node2vec_walks(edges, start, num_steps, as_of, p, q, window=None):
+    """Probability of each path of ``num_steps`` second-order steps, from the definition."""
+
+    def neighbors(node):
+        return [e.source for e in visible(edges, node, as_of, window=window)]
+
+    def extend(path, previous, probability):
+        if len(path) == num_steps:
+            found[path] = found.get(path, 0.0) + probability
+            return
+        here = path[-1] if path else start
+        weights = []
+        for x in neighbors(here):
+            if previous is None:
+                weights.append(1.0)
+            elif x == previous:
+                weights.append(1 / p)
+            else:
+                weights.append(1.0 if x in neighbors(previous) else 1 / q)
+        for x, weight in zip(neighbors(here), weights, strict=True):
+            extend((*path, x), here, probability * weight / sum(weights))
+
+    found = {}
+    extend((), None, 1.0)
+    return found

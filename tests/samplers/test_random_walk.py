@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from samplers import random_walks
 from tests.reference import samplers as reference
 from tests.reference.samplers import Edge
-from tests.samplers.strategies import bounds, chi_square_ok, csr_of, edge_sets, windows
+from tests.samplers.strategies import bounds, chi_square_ok, csr_of, edge_arguments, edge_sets, windows
 
 CLICK, CLICKED, LIKED = ("user", "click", "item"), ("item", "rev_click", "user"), ("item", "rev_like", "user")
 COUNTS = {"user": 4, "item": 5}
@@ -173,6 +173,110 @@ def test_epoch_and_random_seed_change_walks():
     )
 
 
+FOLLOW = ("user", "follow", "user")
+social_graphs = st.fixed_dictionaries(
+    {
+        e: edge_sets(max_size=16, num_sources=COUNTS[e[0]], num_destinations=COUNTS[e[2]])
+        for e in (CLICK, CLICKED, FOLLOW)
+    }
+)
+
+
+def grown(edge_type, edges, cut):
+    """A CSR of the first edges, to which the others are appended."""
+    csr = csr_of(edges[:cut], num_sources=COUNTS[edge_type[0]], num_destinations=COUNTS[edge_type[2]])
+    index, time, columns = edge_arguments(edges[cut:])
+    return csr.append(index, time, row="destination", **columns)
+
+
+@settings(max_examples=150)
+@given(
+    social_graphs,
+    starts,
+    st.integers(0, 16),
+    st.sampled_from([{}, {"p": 0.25}, {"q": 4.0}, {"p": 3.0, "q": 0.5}]),
+    st.sampled_from([None, "forward", "backward"]),
+    st.sampled_from([None, [CLICKED, CLICK, FOLLOW]]),
+    bounds,
+    windows,
+    st.booleans(),
+)
+def test_engines_agree_on_grown_graphs(
+    graph, asked, cut, parameters, direction, metapath, bound, window, at_one_time
+):
+    if at_one_time:
+        asked = [(node, 8) for node, _ in asked]
+    start = torch.tensor([node for node, _ in asked], dtype=torch.int64)
+    as_of = torch.tensor([time for _, time in asked], dtype=torch.int64)
+    options = {"direction": direction, "metapath": metapath, "bound": bound, "window": window, **parameters}
+    results = []
+    for engine in ("numba", "torch"):
+        for csrs in (csrs_of(graph), {e: grown(e, edges, cut) for e, edges in graph.items()}):
+            for keys in ({"random_seed": 3, "epoch": 1}, {"generator": torch.Generator().manual_seed(5)}):
+                walks = random_walks(
+                    csrs, start, 5, start_type="user", as_of=as_of, walks_per_node=3,
+                    engine=engine, **options, **keys,
+                )  # fmt: skip
+                results.append((tuple(keys), walks))
+    for keys, walks in results[2:]:
+        first = results[0][1] if keys == results[0][0] else results[1][1]
+        assert torch.equal(walks.node, first.node)
+        assert torch.equal(walks.node_type, first.node_type)
+        assert torch.equal(walks.mask, first.mask)
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_a_block_of_walks_is_none_of_their_business(engine):
+    """More walks than a block of compiled code holds, over threads: each is the walk that it is alone."""
+    graph = {
+        CLICKED: [Edge(i % 5, i * 7 % 4, i % 9, i, i % 9 + i % 3) for i in range(60)],
+        CLICK: [Edge(i * 3 % 4, i % 5, i % 8, i, i % 8) for i in range(60)],
+    }
+    asked = [(i % 4, i % 15) for i in range(700)]
+    together = walk(graph, asked, 6, engine=engine)
+    for i in (0, 63, 64, 100, 511, 699):
+        assert nodes_of(walk(graph, [asked[i]], 6, engine=engine), 0) == nodes_of(together, i)
+
+
+# 0 - 1 - 2 is a triangle, 3 hangs on 1; 0 and 1 meet twice; both ends have each edge in their row
+TRIANGLE = [(0, 1, 1), (0, 1, 4), (1, 2, 2), (0, 2, 3), (1, 3, 2), (2, 3, 30)]
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+@pytest.mark.parametrize(("p", "q"), [(0.25, 1.0), (1.0, 4.0), (4.0, 0.25), (0.5, 2.0)])
+@pytest.mark.parametrize(("delay", "as_of", "window"), [(0, 9, None), (3, 7, None), (0, 5, 3)])
+def test_second_order_steps_have_the_weights_of_node2vec(engine, p, q, delay, as_of, window):
+    """With the delay the second edge of 0 and 1 is unknown, with the window the first is too old."""
+    both_ways = [end for x, y, t in TRIANGLE for end in ((x, y, t), (y, x, t))]
+    edges = [Edge(a, b, t, i, t + delay) for i, (a, b, t) in enumerate(both_ways)]
+    walks = walk(
+        {FOLLOW: edges}, [(0, as_of)], 4, walks_per_node=6000, p=p, q=q, window=window, engine=engine
+    )
+    expected = torch.zeros(4, 4, 4, dtype=torch.float64)
+    for path, probability in reference.node2vec_walks(edges, 0, 3, as_of, p, q, window=window).items():
+        expected[path] += probability
+    assert (expected > 0).sum() > 4
+    code = (walks.node[:, 1:] * torch.tensor([16, 4, 1])).sum(1)
+    assert walks.mask.all()
+    assert chi_square_ok(torch.bincount(code, minlength=64), expected.flatten())
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_second_order_steps_on_a_bipartite_graph(engine):
+    """No user is a neighbour of a user: steps back weigh 1/p, all others 1/q. Item 0 has users 0, 0, 1, 2."""
+    graph = {
+        CLICKED: [Edge(0, 0, 1, 0, 1)],
+        CLICK: [Edge(u, 0, t, t, t) for u, t in ((0, 1), (0, 2), (1, 3), (2, 4))],
+    }
+    walks = walk(graph, [(0, 9)], 3, walks_per_node=4000, p=2.0, q=0.25, engine=engine)
+    assert chi_square_ok(torch.bincount(walks.node[:, 2], minlength=3), [2 * 0.5, 4.0, 4.0])
+
+
+def test_p_and_q_of_one_are_deepwalk():
+    graph = {CLICKED: [Edge(i % 5, i % 4, i, i, i) for i in range(20)], CLICK: [Edge(0, 1, 1, 0, 1)]}
+    assert torch.equal(walk(graph, [(0, 50)] * 9, 4, p=1.0, q=1.0).node, walk(graph, [(0, 50)] * 9, 4).node)
+
+
 def test_callers_mistakes_are_told():
     graph = {CLICKED: [], CLICK: []}
     with pytest.raises(ValueError, match="step 1 of the metapath is at a 'item' node"):
@@ -183,3 +287,9 @@ def test_callers_mistakes_are_told():
         walk(graph, [(0, 1)], 0)
     with pytest.raises(ValueError, match="start_type must be one of"):
         random_walks(csrs_of(graph), torch.tensor([0]), 2, start_type="author", as_of=torch.tensor([1]))
+    with pytest.raises(ValueError, match="p and q must be positive"):
+        walk(graph, [(0, 1)], 3, q=0.0)
+    with pytest.raises(ValueError, match="none of 1/p, 1 and 1/q more than"):
+        walk(graph, [(0, 1)], 3, p=1e9)
+    with pytest.raises(ValueError, match=r"start ids must lie in \[0, 4\), got \[4, 4\]"):
+        walk(graph, [(4, 1)], 3)
