@@ -62,7 +62,9 @@ class TemporalCSR:
     def __post_init__(self) -> None:
         for name, column in self.edge_columns().items():
             if len(column) != len(self.records):
-                raise ValueError(f"{name} has {len(column)} values for {len(self.records)} edges: give one each")
+                raise ValueError(
+                    f"{name} has {len(column)} values for {len(self.records)} edges: give one each"
+                )
 
     @classmethod
     def from_edge_index(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from samplers.csr import TemporalCSR
+from samplers.csr import TemporalCSR, check_ids
 from samplers.neighbors import (
     EdgeType,
     HopEdges,
@@ -16,8 +16,9 @@ from samplers.neighbors import (
     SampledNeighbors,
     SampledSubgraph,
 )
-from samplers.queries import Bound, check_options
+from samplers.queries import Bound, Engine, check_options, use_compiled
 from samplers.recent import RecentNeighborSampler
+from samplers.tables import Candidates, NodeTable, group_times, with_zero
 
 NextHopBound = Literal["seed", "edge"]
 FanOut = Sequence[int] | Mapping[EdgeType, Sequence[int]]
@@ -46,6 +47,7 @@ class MultiHopSampler:
         window: given to the strategy, at each hop relative to the time that the hop queries.
         next_hop_bound: the time of a reached node: its seed's time ("seed"), or that of the edge that reached
             it ("edge"), so that times fall along each path.
+        engine: as in ``OneHopSampler``.
 
     What is sampled for a seed depends on no other seed of the batch. Where each edge type has the same
     fan-out at every hop, a (node, time) has one row, sampled once with one key (``hop=0``), whichever hop
@@ -63,6 +65,7 @@ class MultiHopSampler:
         bound: Bound = "strict",
         window: int | None = None,
         next_hop_bound: NextHopBound = "seed",
+        engine: Engine = "auto",
     ) -> None:
         check_options(bound, window)
         if next_hop_bound not in ("seed", "edge"):
@@ -72,11 +75,16 @@ class MultiHopSampler:
         self.next_hop_bound = next_hop_bound
         self.unique_across_hops = all(len(set(fan_out)) <= 1 for fan_out in fan_outs.values())
         self.node_types = sorted({end for source, _, destination in csrs for end in (source, destination)})
+        self.num_nodes = _num_nodes(csrs)
+        self.is_compiled = use_compiled(engine, next(iter(csrs.values())).device)
+        self.bound, self.window = bound, window
         self.samplers: dict[EdgeType, list[NeighborSampler | None]] = {}
+        engines = {} if engine == "auto" else {"engine": engine}  # a strategy of somebody else may have none
         for edge_type, csr in csrs.items():
             make = strategy[edge_type] if isinstance(strategy, Mapping) else strategy
             self.samplers[edge_type] = [
-                make(csr, k, bound=bound, window=window) if k else None for k in fan_outs[edge_type]
+                make(csr, k, bound=bound, window=window, **engines) if k else None
+                for k in fan_outs[edge_type]
             ]
 
     def sample(
@@ -96,15 +104,12 @@ class MultiHopSampler:
         if unknown or not seeds:
             raise ValueError(f"seeds must be of the node types {self.node_types}, got {sorted(seeds)}")
         device = next(iter(seeds.values()))[0].device
-        tables = {name: _Table(device) for name in self.node_types}
-        seed_index = {name: tables[name].insert(*seed) for name, seed in seeds.items()}
-        for table in tables.values():
-            table.close_hop(keep_open=self.unique_across_hops)
+        compiled = self.is_compiled and device.type == "cpu"
+        tables = {name: NodeTable.empty(self.num_nodes[name], device) for name in self.node_types}
+        num_groups, seed_index = self._add_seeds(tables, seeds, compiled)
         hops = []
         for hop in range(self.num_hops):
-            hops.append(self._sample_hop(tables, hop, epoch, generator))
-            for table in tables.values():
-                table.close_hop(keep_open=self.unique_across_hops)
+            hops.append(self._add_hop(tables, hop, num_groups, compiled, epoch, generator))
         return SampledSubgraph(
             node={name: table.node for name, table in tables.items()},
             time={name: table.time for name, table in tables.items()},
@@ -113,82 +118,87 @@ class MultiHopSampler:
             hops=hops,
         )
 
-    def _sample_hop(
-        self, tables: dict[NodeType, "_Table"], hop: int, epoch: int, generator: Generator | None
+    def _add_seeds(
+        self,
+        tables: dict[NodeType, NodeTable],
+        seeds: Mapping[NodeType, tuple[Tensor, Tensor]],
+        compiled: bool,
+    ) -> tuple[int, dict[NodeType, Tensor]]:
+        """Make rows of the seeds, ordered by time in order of first appearance; return the number of times too."""
+        for name, (node, time) in seeds.items():
+            if node.shape != time.shape:
+                raise ValueError(f"each seed needs one time: got {len(node)} seeds, {len(time)} times")
+            check_ids(f"{name} seed", node, self.num_nodes[name])
+        by_edge_time = self.next_hop_bound == "edge"
+        sizes = [len(time) for _, time in seeds.values()]
+        group, num_groups = group_times(torch.cat([time for _, time in seeds.values()]), compiled=compiled)
+        if by_edge_time:
+            group, num_groups = torch.zeros_like(group), 1
+        seed_index = {}
+        for (name, (node, time)), groups in zip(seeds.items(), group.split(sizes), strict=True):
+            in_order = bool((groups[1:] >= groups[:-1]).all())
+            order = None if in_order else torch.argsort(groups, stable=True)
+            if order is not None:
+                node, time, groups = node[order], time[order], groups[order]
+            count = torch.bincount(groups, minlength=num_groups)
+            candidates = Candidates(
+                node[:, None],
+                torch.ones_like(node, dtype=torch.bool)[:, None],
+                time[:, None] if by_edge_time else time,
+                with_zero(count.cumsum(0)),
+            )
+            (rows,) = tables[name].add_hop([candidates], num_groups, keep_open=False, compiled=compiled)
+            seed_index[name] = rows[:, 0]
+            if order is not None:
+                seed_index[name] = torch.empty_like(order).index_copy_(0, order, rows[:, 0])
+        for name, table in tables.items():
+            if name not in seeds:
+                table.add_hop([], num_groups, keep_open=False, compiled=compiled)
+        return num_groups, seed_index
+
+    def _add_hop(
+        self,
+        tables: dict[NodeType, NodeTable],
+        hop: int,
+        num_groups: int,
+        compiled: bool,
+        epoch: int,
+        generator: Generator | None,
     ) -> dict[EdgeType, HopEdges]:
         sampled: dict[EdgeType, SampledNeighbors] = {}
+        candidates: dict[EdgeType, Candidates] = {}
+        first_rows = {name: table.first_row for name, table in tables.items()}
         for edge_type, samplers in self.samplers.items():
             sampler, table = samplers[hop], tables[edge_type[2]]
-            if sampler is not None and table.frontier < len(table.node):
-                sampled[edge_type] = sampler.sample(
-                    table.node[table.frontier :],
-                    table.time[table.frontier :],
-                    epoch=epoch,
-                    hop=0 if self.unique_across_hops else hop,
-                    edge_type=edge_type,
-                    generator=generator,
-                )
-        edges: dict[EdgeType, HopEdges] = {}
-        first_rows = {name: (table.frontier, table.time[table.frontier :]) for name, table in tables.items()}
-        for edge_type, found in sampled.items():
-            first_row, query_time = first_rows[edge_type[2]]
-            time = (
-                found.edge_time
-                if self.next_hop_bound == "edge"
-                else query_time[:, None].expand_as(found.node)
+            if sampler is None or table.first_row == len(table.node):
+                continue
+            time = table.time[table.first_row :]
+            found = sampler.sample(
+                table.node[table.first_row :],
+                time,
+                epoch=epoch,
+                hop=0 if self.unique_across_hops else hop,
+                edge_type=edge_type,
+                generator=generator,
             )
-            neighbor = torch.zeros_like(found.node)
-            neighbor[found.mask] = tables[edge_type[0]].insert(found.node[found.mask], time[found.mask])
-            edges[edge_type] = HopEdges(first_row, neighbor, found.edge_id, found.edge_time, found.mask)
-        return edges
-
-
-class _Table:
-    """The growing (node, time) rows of one node type."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.node = torch.empty(0, dtype=torch.int64, device=device)
-        self.time = torch.empty(0, dtype=torch.int64, device=device)
-        self.frontier = 0  # first row of those reached last
-        self.first_open = 0  # rows before it take no more hits
-        self.num_rows_after_hop: list[int] = []
-
-    def insert(self, node: Tensor, time: Tensor) -> Tensor:
-        """Row of each (node, time); those not met yet become rows at the end, in order of appearance."""
-        nodes = torch.cat([self.node[self.first_open :], node])
-        times = torch.cat([self.time[self.first_open :], time])
-        place, first = _number_in_order(_pair_keys(nodes, times))
-        self.node = torch.cat([self.node[: self.first_open], nodes[first]])
-        self.time = torch.cat([self.time[: self.first_open], times[first]])
-        return self.first_open + place[len(place) - len(node) :]
-
-    def close_hop(self, *, keep_open: bool) -> None:
-        """Make what was inserted since the last call the next frontier."""
-        self.frontier = self.num_rows_after_hop[-1] if self.num_rows_after_hop else 0
-        self.num_rows_after_hop.append(len(self.node))
-        if not keep_open:
-            self.first_open = len(self.node)
-
-
-def _pair_keys(node: Tensor, time: Tensor) -> Tensor:
-    """Give each (node, time) a number, equal for equal pairs alone."""
-    if len(time) == 0 or bool((time == time[0]).all()):
-        return node
-    distinct, code = torch.unique(time, return_inverse=True)
-    if int(node.max()) >= (2**63 - 1) // len(distinct):
-        node = torch.unique(node, return_inverse=True)[1]
-    return node * len(distinct) + code
-
-
-def _number_in_order(key: Tensor) -> tuple[Tensor, Tensor]:
-    """Count distinct keys by first appearance; also the index where each appears first."""
-    distinct, code = torch.unique(key, return_inverse=True)
-    index = torch.arange(len(key), device=key.device)
-    first = torch.full_like(distinct, len(key)).scatter_reduce(0, code, index, "amin")
-    first, order = first.sort()
-    number = torch.empty_like(order)
-    number[order] = torch.arange(len(order), device=key.device)
-    return number[code], first
+            sampled[edge_type] = found
+            reached_time = found.edge_time if self.next_hop_bound == "edge" else time
+            group_ptr = table.group_ptr[-1] - table.first_row
+            candidates[edge_type] = Candidates(found.node, found.mask, reached_time, group_ptr)
+        edges: dict[EdgeType, HopEdges] = {}
+        for name, table in tables.items():
+            into = [edge_type for edge_type in sampled if edge_type[0] == name]
+            rows = table.add_hop(
+                [candidates[edge_type] for edge_type in into],
+                num_groups,
+                keep_open=self.unique_across_hops,
+                compiled=compiled,
+            )
+            for edge_type, neighbor in zip(into, rows, strict=True):
+                found = sampled[edge_type]
+                first_row = first_rows[edge_type[2]]
+                edges[edge_type] = HopEdges(first_row, neighbor, found.edge_id, found.edge_time, found.mask)
+        return {edge_type: edges[edge_type] for edge_type in sampled}
 
 
 def _fan_outs(csrs: Mapping[EdgeType, TemporalCSR], num_neighbors: FanOut) -> dict[EdgeType, list[int]]:
@@ -205,3 +215,21 @@ def _fan_outs(csrs: Mapping[EdgeType, TemporalCSR], num_neighbors: FanOut) -> di
     if len({len(fan_out) for fan_out in fan_outs.values()}) != 1:
         raise ValueError("every edge type needs a fan-out for the same number of hops (0 skips one)")
     return fan_outs
+
+
+def _num_nodes(csrs: Mapping[EdgeType, TemporalCSR]) -> dict[NodeType, int]:
+    """Return how many nodes of each type the CSRs can name.
+
+    Raises:
+        ValueError: two CSRs disagree.
+
+    """
+    num_nodes: dict[NodeType, int] = {}
+    for (source, relation, destination), csr in csrs.items():
+        for name, size in ((source, csr.num_cols), (destination, csr.num_rows)):
+            if num_nodes.setdefault(name, size) != size:
+                raise ValueError(
+                    f"edge type {(source, relation, destination)} has {size} nodes of type {name!r}, another has "
+                    f"{num_nodes[name]}: build the CSRs with the same num_rows and num_cols"
+                )
+    return num_nodes

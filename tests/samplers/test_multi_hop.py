@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from samplers import (
     MultiHopSampler,
+    RecentNeighborSampler,
     UniformNeighborSampler,
     WeightedNeighborSampler,
     check_no_leak,
@@ -174,6 +175,32 @@ def test_one_shared_time_has_each_node_once():
     assert torch.equal(moved.hops[0][CLICKED].mask, subgraph.hops[0][CLICKED].mask)
 
 
+@given(
+    graphs, seeds, next_hops, bounds, windows, st.lists(st.integers(-1, 3), min_size=1, max_size=3), st.data()
+)
+def test_engines_agree_row_by_row(graph, asked, next_hop_bound, bound, window, fan_out, data):
+    strategy = data.draw(st.sampled_from([RecentNeighborSampler, UniformNeighborSampler]))
+    if data.draw(st.booleans()):  # one time for all
+        asked = {name: [(node, 6) for node, _ in pairs] for name, pairs in asked.items()}
+    options = {"bound": bound, "window": window, "next_hop_bound": next_hop_bound, "strategy": strategy}
+    compiled, batched = (
+        MultiHopSampler(csrs_of(graph), fan_out, engine=engine, **options).sample(as_input(asked), epoch=3)
+        for engine in ("numba", "torch")
+    )
+    assert compiled.num_nodes_after_hop == batched.num_nodes_after_hop
+    for name in compiled.node:
+        assert torch.equal(compiled.node[name], batched.node[name])
+        assert torch.equal(compiled.time[name], batched.time[name])
+    for name in compiled.seed_index:
+        assert torch.equal(compiled.seed_index[name], batched.seed_index[name])
+    for ours, other in zip(compiled.hops, batched.hops, strict=True):
+        assert ours.keys() == other.keys()
+        for edge_type in ours:
+            assert ours[edge_type].first_row == other[edge_type].first_row
+            for column in ("neighbor", "edge_id", "edge_time", "mask"):
+                assert torch.equal(getattr(ours[edge_type], column), getattr(other[edge_type], column))
+
+
 def test_fan_outs_by_edge_type():
     graph = {e: [Edge(i % COUNTS[e[0]], i % COUNTS[e[2]], i, i, i) for i in range(30)] for e in EDGE_TYPES}
     fan_out = {CLICK: [1, 4], CLICKED: [3, 3], LIKE: [0, 2], WRITES: [2, 0]}
@@ -185,7 +212,7 @@ def test_fan_outs_by_edge_type():
 
 
 def test_node_ids_too_large_to_pack_with_times_are_told_apart():
-    from samplers.multi_hop import _pair_keys
+    from samplers.tables import _pair_keys
 
     node, time = torch.tensor([2**62, 2**62, 1, 1]), torch.tensor([5, 6, 5, 7])
     assert len(_pair_keys(node, time).unique()) == 4

@@ -1,0 +1,185 @@
+"""The (node, time) rows of a subgraph, a table for each node type, each pair once.
+
+Rows are added hop by hop. Those of a hop are ordered by group, then by first appearance: a group is what shares one
+time, so that pairs can be equal within a group only. Where the times of reached nodes are those of edges, there is
+one group for all.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Nodes that a hop reached through one edge type, for each querying row.
+
+    ``time`` has the shape of ``node``, or one value a row where all its candidates are seen at the row's time.
+    ``group_ptr`` is the first querying row of each group, and the number of rows; (num_groups + 1,).
+    """
+
+    node: Tensor
+    mask: Tensor
+    time: Tensor
+    group_ptr: Tensor
+
+
+@dataclass(eq=False)
+class NodeTable:
+    """The growing rows of one node type."""
+
+    num_nodes: int
+    node: Tensor
+    time: Tensor
+    first_row: int = 0  # of those added last
+    num_rows_after_hop: list[int] = field(default_factory=list)
+    group_ptr: list[Tensor] = field(
+        default_factory=list
+    )  # for each hop, its groups' first rows, and their end
+
+    @classmethod
+    def empty(cls, num_nodes: int, device: torch.device) -> "NodeTable":
+        """Return a table without rows."""
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        return cls(num_nodes, none, none)
+
+    def add_hop(
+        self, candidates: list[Candidates], num_groups: int, *, keep_open: bool, compiled: bool
+    ) -> list[Tensor]:
+        """Add rows for what a hop reached; return each candidate's row, 0 where it is masked.
+
+        ``keep_open``: rows of former hops take hits too; otherwise pairs are unique within the hop only.
+        """
+        known = self.group_ptr if keep_open else []
+        num_rows = len(self.node)
+        if not candidates:
+            new_ptr = torch.full((num_groups + 1,), num_rows, device=self.node.device)
+            rows: list[Tensor] = []
+        elif compiled:
+            rows, new_ptr = self._insert_compiled(candidates, known)
+        else:
+            rows, new_ptr = self._insert(candidates, known)
+        self.first_row = num_rows
+        self.group_ptr.append(new_ptr)
+        self.num_rows_after_hop.append(len(self.node))
+        return rows
+
+    def _insert_compiled(
+        self, candidates: list[Candidates], known: list[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        from samplers.compiled.tables import insert_rows
+
+        num_rows, amount = len(self.node), sum(part.node.numel() for part in candidates)
+        node, time = (
+            torch.empty(num_rows + amount, dtype=torch.int64),
+            torch.empty(num_rows + amount, dtype=torch.int64),
+        )
+        node[:num_rows], time[:num_rows] = self.node, self.time
+        neighbor = torch.empty(amount, dtype=torch.int64)
+        row_offset = np.cumsum([0, *(len(part.node) for part in candidates)])
+        by_edge_time = candidates[0].time.dim() == 2
+        group_ptr = np.stack(
+            [part.group_ptr.numpy() + first for part, first in zip(candidates, row_offset[:-1], strict=True)]
+        )
+        num_groups = group_ptr.shape[1] - 1
+        new_ptr = insert_rows(
+            _flat([part.node for part in candidates]),
+            _flat([part.time for part in candidates]),
+            _flat([part.mask for part in candidates]).view(np.uint8),
+            np.array([part.node.shape[1] for part in candidates]),
+            by_edge_time,
+            group_ptr,
+            np.stack([ptr.numpy() for ptr in known]) if known else np.empty((0, num_groups + 1), np.int64),
+            self.num_nodes,
+            num_rows,
+            node.numpy(),
+            time.numpy(),
+            neighbor.numpy(),
+        )
+        num_rows = int(new_ptr[-1])
+        self.node, self.time = node[:num_rows], time[:num_rows]
+        parts = neighbor.split([part.node.numel() for part in candidates])
+        rows = [rows.view(part.node.shape) for rows, part in zip(parts, candidates, strict=True)]
+        return rows, torch.from_numpy(new_ptr)
+
+    def _insert(self, candidates: list[Candidates], known: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        device, num_groups = self.node.device, len(candidates[0].group_ptr) - 1
+        known_group = [_group_of_row(ptr, num_groups) for ptr in known]
+        first_known = int(known[0][0]) if known else len(self.node)
+        groups, nodes, times = known_group, [self.node[first_known:]], [self.time[first_known:]]
+        for part in candidates:
+            row = part.mask.nonzero()[:, 0]
+            groups = [*groups, _group_of_row(part.group_ptr, num_groups)[row]]
+            nodes.append(part.node[part.mask])
+            times.append(part.time[part.mask] if part.time.dim() == 2 else part.time[row])
+        group, node, time = (torch.cat(columns) for columns in (groups, nodes, times))
+        order = torch.argsort(
+            group, stable=True
+        )  # within a group: rows there are, then candidates as they come
+        # rows there are must keep their numbers: they come first, in their own order
+        num_known = len(self.node) - first_known
+        order = torch.cat([torch.arange(num_known, device=device), order[order >= num_known]])
+        place, first = number_in_order(_pair_keys(node, time)[order])
+        new = order[first[num_known:]]
+        row_of = torch.empty_like(place)
+        row_of[order] = place + first_known
+        rows, done = [], num_known
+        for part in candidates:
+            size = int(part.mask.sum())
+            found = torch.zeros_like(part.node)
+            found[part.mask] = row_of[done : done + size]
+            rows.append(found)
+            done += size
+        count = torch.bincount(group[new], minlength=num_groups)
+        new_ptr = with_zero(count.cumsum(0)) + len(self.node)
+        self.node, self.time = torch.cat([self.node, node[new]]), torch.cat([self.time, time[new]])
+        return rows, new_ptr
+
+
+def group_times(time: Tensor, *, compiled: bool) -> tuple[Tensor, int]:
+    """Number equal times in order of first appearance; also how many there are."""
+    if not compiled:
+        group, first = number_in_order(time)
+        return group, len(first)
+    from samplers.compiled.tables import group_equal
+
+    group = torch.empty_like(time)
+    return group, group_equal(time.contiguous().numpy(), group.numpy())
+
+
+def number_in_order(key: Tensor) -> tuple[Tensor, Tensor]:
+    """Number distinct keys by first appearance; also the index where each appears first."""
+    distinct, code = torch.unique(key, return_inverse=True)
+    index = torch.arange(len(key), device=key.device)
+    first = torch.full_like(distinct, len(key)).scatter_reduce(0, code, index, "amin")
+    first, order = first.sort()
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(order), device=key.device)
+    return number[code], first
+
+
+def with_zero(total: Tensor) -> Tensor:
+    """Put a 0 before running totals."""
+    return torch.cat([total.new_zeros(1), total])
+
+
+def _group_of_row(group_ptr: Tensor, num_groups: int) -> Tensor:
+    return torch.arange(num_groups, device=group_ptr.device).repeat_interleave(group_ptr.diff())
+
+
+def _flat(parts: list[Tensor]) -> np.ndarray:
+    return (
+        parts[0].reshape(-1) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
+    ).numpy()
+
+
+def _pair_keys(node: Tensor, time: Tensor) -> Tensor:
+    """Give each (node, time) a number, equal for equal pairs alone."""
+    if len(time) == 0 or bool((time == time[0]).all()):
+        return node
+    distinct, code = torch.unique(time, return_inverse=True)
+    if int(node.max()) >= (2**63 - 1) // len(distinct):
+        node = torch.unique(node, return_inverse=True)[1]
+    return node * len(distinct) + code
