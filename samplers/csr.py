@@ -1,8 +1,8 @@
 """TemporalCSR: the adjacency of one edge type, each row sorted by (time, edge id).
 
 Edges that are appended lie in a small second CSR, the delta, until ``compact`` folds them in. An edge has a
-rank, its place among all edges of its row, base and delta together; and a position, its place in memory: those
-of the delta's edges follow those of the base's.
+rank, its place among all edges of its row, base and delta together; and a position, its place in memory:
+those of the delta's edges follow those of the base's.
 """
 
 import os
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32, Int32, Int64, Shaped
 from torch import Tensor, nn
 
-from samplers.edge_sort import build_rowptr, narrow, pack_records, row_maximum, sort_edges, take
+from samplers.edge_sort import build_rowptr, narrow, pack_records, row_maximum, sample_times, sort_edges, take
 
 if TYPE_CHECKING:
     from samplers.compiled.rows import CSRArrays
@@ -30,18 +30,22 @@ class TemporalCSR:
     """The edges of one type, grouped by row and sorted by (time, edge id) inside each row.
 
     An immutable value: ``append``, ``compact`` and ``to`` return a new one, so a reader keeps the version it
-    has. Sixteen bytes an edge where columns and edge ids fit in 32 bits, plus four for a weight and four for a
-    delay.
+    has. Sixteen bytes an edge where columns and edge ids fit in 32 bits, plus four for a weight and four for
+    a delay.
 
     Attributes:
         rowptr: first edge of each row, and the number of edges at the end; (num_rows + 1,).
-        records: column, edge id and time of each edge side by side, so that a random read costs one cache miss
-            rather than three: four words of 4 bytes, the last two of which are the time; or three of 8 bytes where
-            columns or ids do not fit in 31 bits. Read them as ``col``, ``edge_id`` and ``edge_time``.
+        records: column, edge id and time of each edge side by side, so that a random read costs one cache
+            miss rather than three: four words of 4 bytes, the last two of which are the time; or three of
+            8 bytes where columns or ids do not fit in 31 bits. Read them as ``col``, ``edge_id`` and
+            ``edge_time``.
         num_cols: how many nodes the columns can name.
+        sampled_time: time of every 16th record, wherever rows begin; a search reads it first, since all of it may
+            lie in a cache. Made from the records where it is not given.
         edge_weight: importance of each edge, if there is one.
-        delay: how long after its own time each edge became known: ``available_time - edge_time``, not negative.
-            An edge is visible to a query only if it is known by then. None: known as soon as it happens.
+        delay: how long after its own time each edge became known: ``available_time - edge_time``, not
+            negative. An edge is visible to a query only if it is known by then. None: known as soon as it
+            happens.
         max_delay: the largest delay of each row, delta included; (num_rows,). There if any edge has a delay.
         delta: appended edges, a CSR of the same rows; the other columns do not hold them.
         delta_rank: rank of each of the delta's edges in its row.
@@ -58,8 +62,11 @@ class TemporalCSR:
     delta: "TemporalCSR | None" = None
     delta_rank: Int64[Tensor, " num_delta_edges"] | None = None
     num_late_edges: int = 0
+    sampled_time: Int64[Tensor, " num_samples"] | None = None
 
     def __post_init__(self) -> None:
+        if self.sampled_time is None:
+            object.__setattr__(self, "sampled_time", sample_times(self.edge_time))
         for name, column in self.edge_columns().items():
             if len(column) != len(self.records):
                 raise ValueError(
@@ -142,7 +149,7 @@ class TemporalCSR:
 
     @property
     def edge_time(self) -> Int64[Tensor, " num_base_edges"]:
-        """When each edge happened, in the data set's unit (seconds if it does not say); without the delta's."""
+        """When each edge happened, in the data set's unit (seconds by default); without the delta's."""
         return self.records.view(torch.int64)[:, -1]
 
     @property
@@ -218,8 +225,8 @@ class TemporalCSR:
         ids once), ``num_rows`` and ``num_cols`` may grow.
 
         Raises:
-            ValueError: as ``from_edge_index``; also where edges have weights on one side only, or the number of
-                nodes would shrink.
+            ValueError: as ``from_edge_index``; also where edges have weights on one side only, or the number
+                of nodes would shrink.
 
         """
         grown = self.grow(
@@ -267,7 +274,7 @@ class TemporalCSR:
         tensors = {**self.edge_columns(), "rowptr": self.rowptr}
         tensors |= {
             name: getattr(self, name)
-            for name in ("max_delay", "delta_rank")
+            for name in ("max_delay", "delta_rank", "sampled_time")
             if getattr(self, name) is not None
         }
         moved: dict[str, Any] = {name: column.to(device) for name, column in tensors.items()}

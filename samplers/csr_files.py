@@ -22,7 +22,9 @@ class CorruptedCSRError(ValueError):
 
 
 def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
-    """Write the folder ``path``, the delta folded in. It appears whole or not at all: written under another name, then renamed.
+    """Write the folder ``path``, the delta folded in.
+
+    It appears whole or not at all: written under another name, then renamed.
 
     Raises:
         FileExistsError: there is something at ``path`` already.
@@ -37,6 +39,8 @@ def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
     try:
         sizes = {}
         columns = {"rowptr": csr.rowptr, **csr.edge_columns()}
+        assert csr.sampled_time is not None
+        columns["sampled_time"] = csr.sampled_time
         if csr.max_delay is not None:
             columns["max_delay"] = csr.max_delay
         for name, column in columns.items():

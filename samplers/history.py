@@ -54,7 +54,7 @@ class EventHistorySampler:
             raise ValueError("a history needs at least one edge type, got none")
         self.is_typed = not isinstance(csr, TemporalCSR)
         self.max_events, self.bound, self.window, self.engine = max_events, bound, window, engine
-        self.is_compiled = [use_compiled(engine, csr.device) for csr in self.csrs][0]
+        self.is_compiled = all(use_compiled(engine, csr.device) for csr in self.csrs)
 
     def sample(
         self, seed: Int64[Tensor, " num_seeds"], seed_time: Int64[Tensor, " num_seeds"]

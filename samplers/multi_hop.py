@@ -107,9 +107,9 @@ class MultiHopSampler:
         compiled = self.is_compiled and device.type == "cpu"
         tables = {name: NodeTable.empty(self.num_nodes[name], device) for name in self.node_types}
         num_groups, seed_index = self._add_seeds(tables, seeds, compiled)
-        hops = []
-        for hop in range(self.num_hops):
-            hops.append(self._add_hop(tables, hop, num_groups, compiled, epoch, generator))
+        hops = [
+            self._add_hop(tables, hop, num_groups, compiled, epoch, generator) for hop in range(self.num_hops)
+        ]
         return SampledSubgraph(
             node={name: table.node for name, table in tables.items()},
             time={name: table.time for name, table in tables.items()},
@@ -124,7 +124,7 @@ class MultiHopSampler:
         seeds: Mapping[NodeType, tuple[Tensor, Tensor]],
         compiled: bool,
     ) -> tuple[int, dict[NodeType, Tensor]]:
-        """Make rows of the seeds, ordered by time in order of first appearance; return the number of times too."""
+        """Make rows of the seeds, by time in order of first appearance; return the number of times too."""
         for name, (node, time) in seeds.items():
             if node.shape != time.shape:
                 raise ValueError(f"each seed needs one time: got {len(node)} seeds, {len(time)} times")
@@ -229,7 +229,7 @@ def _num_nodes(csrs: Mapping[EdgeType, TemporalCSR]) -> dict[NodeType, int]:
         for name, size in ((source, csr.num_cols), (destination, csr.num_rows)):
             if num_nodes.setdefault(name, size) != size:
                 raise ValueError(
-                    f"edge type {(source, relation, destination)} has {size} nodes of type {name!r}, another has "
-                    f"{num_nodes[name]}: build the CSRs with the same num_rows and num_cols"
+                    f"edge type {(source, relation, destination)} has {size} nodes of type {name!r}, another "
+                    f"has {num_nodes[name]}: build the CSRs with the same num_rows and num_cols"
                 )
     return num_nodes

@@ -31,8 +31,8 @@ class OneHopSampler:
         num_neighbors: K; -1 for all (as wide as the batch's longest row).
         bound: "strict" sees ``edge_time < seed_time``, "inclusive" also ``edge_time == seed_time``.
         window: see only ``edge_time >= seed_time - window``; None for no limit.
-        engine: "numba" loops over seeds in compiled code on the CPU, "torch" works on the batch at once on any
-            device; both return the same. "auto" is numba where the CSR lies on the CPU.
+        engine: "numba" loops over seeds in compiled code on the CPU, "torch" works on the batch at once on
+            any device; both return the same. "auto" is numba where the CSR lies on the CPU.
 
     """
 

@@ -81,9 +81,9 @@ def count_edges(
 class VisibleEdges:
     """What each query may see, numbered from 0 in the order of (time, edge id).
 
-    The first ``num_sure`` are ranks from ``start`` on. Those that follow lie within the row's largest delay of the
-    query: the known ones among them are listed in ``recent_rank``. The numbers do not depend on other queries
-    or on edges that the query cannot see, so random draws are made on them.
+    The first ``num_sure`` are ranks from ``start`` on. Those that follow lie within the row's largest delay
+    of the query: the known ones among them are listed in ``recent_rank``. The numbers do not depend on other
+    queries or on edges that the query cannot see, so random draws are made on them.
     """
 
     csr: TemporalCSR
@@ -214,7 +214,8 @@ def check_queries(csr: TemporalCSR, node: Tensor, time: Tensor) -> None:
         )
     if node.device != csr.device or time.device != csr.device:
         raise ValueError(
-            f"seeds and times must lie where the graph does, on {csr.device}, got {node.device} and {time.device}"
+            f"seeds and times must lie where the graph does, on {csr.device}, "
+            f"got {node.device} and {time.device}"
         )
     check_ids("seed", node, csr.num_rows)
 

@@ -14,8 +14,8 @@ class RecentNeighborSampler(OneHopSampler):
     """Sample the ``num_neighbors`` most recent visible edges of each seed, most recent first.
 
     Arguments are those of ``OneHopSampler``. Ties in time are broken by edge id, the larger being the more
-    recent. Where the CSR has delays, edges not known by ``seed_time`` (same bound) are passed over. Fewer than K
-    visible edges leave slots with ``mask == False``. Nothing is random.
+    recent. Where the CSR has delays, edges not known by ``seed_time`` (same bound) are passed over. Fewer
+    than K visible edges leave slots with ``mask == False``. Nothing is random.
     """
 
     def _choose(

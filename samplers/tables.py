@@ -1,8 +1,8 @@
 """The (node, time) rows of a subgraph, a table for each node type, each pair once.
 
-Rows are added hop by hop. Those of a hop are ordered by group, then by first appearance: a group is what shares one
-time, so that pairs can be equal within a group only. Where the times of reached nodes are those of edges, there is
-one group for all.
+Rows are added hop by hop. Those of a hop are ordered by group, then by first appearance: a group is what
+shares one time, so that pairs can be equal within a group only. Where the times of reached nodes are those of
+edges, there is one group for all.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ from torch import Tensor
 class Candidates:
     """Nodes that a hop reached through one edge type, for each querying row.
 
-    ``time`` has the shape of ``node``, or one value a row where all its candidates are seen at the row's time.
+    ``time`` has the shape of ``node``, or one value a row where all its candidates are seen at the row's
+    time.
     ``group_ptr`` is the first querying row of each group, and the number of rows; (num_groups + 1,).
     """
 
@@ -35,9 +36,8 @@ class NodeTable:
     time: Tensor
     first_row: int = 0  # of those added last
     num_rows_after_hop: list[int] = field(default_factory=list)
-    group_ptr: list[Tensor] = field(
-        default_factory=list
-    )  # for each hop, its groups' first rows, and their end
+    # for each hop, its groups' first rows, and their end
+    group_ptr: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def empty(cls, num_nodes: int, device: torch.device) -> "NodeTable":
@@ -72,10 +72,7 @@ class NodeTable:
         from samplers.compiled.tables import insert_rows
 
         num_rows, amount = len(self.node), sum(part.node.numel() for part in candidates)
-        node, time = (
-            torch.empty(num_rows + amount, dtype=torch.int64),
-            torch.empty(num_rows + amount, dtype=torch.int64),
-        )
+        node, time = (torch.empty(num_rows + amount, dtype=torch.int64) for _ in range(2))
         node[:num_rows], time[:num_rows] = self.node, self.time
         neighbor = torch.empty(amount, dtype=torch.int64)
         row_offset = np.cumsum([0, *(len(part.node) for part in candidates)])
@@ -115,9 +112,8 @@ class NodeTable:
             nodes.append(part.node[part.mask])
             times.append(part.time[part.mask] if part.time.dim() == 2 else part.time[row])
         group, node, time = (torch.cat(columns) for columns in (groups, nodes, times))
-        order = torch.argsort(
-            group, stable=True
-        )  # within a group: rows there are, then candidates as they come
+        # within a group: rows there are, then candidates as they come
+        order = torch.argsort(group, stable=True)
         # rows there are must keep their numbers: they come first, in their own order
         num_known = len(self.node) - first_known
         order = torch.cat([torch.arange(num_known, device=device), order[order >= num_known]])
@@ -139,7 +135,7 @@ class NodeTable:
 
 
 def group_times(time: Tensor, *, compiled: bool) -> tuple[Tensor, int]:
-    """Number equal times in order of first appearance; also how many there are."""
+    """Give equal times a number, in order of first appearance; also return how many there are."""
     if not compiled:
         group, first = number_in_order(time)
         return group, len(first)
@@ -150,7 +146,7 @@ def group_times(time: Tensor, *, compiled: bool) -> tuple[Tensor, int]:
 
 
 def number_in_order(key: Tensor) -> tuple[Tensor, Tensor]:
-    """Number distinct keys by first appearance; also the index where each appears first."""
+    """Give distinct keys a number by first appearance; also return the index where each appears first."""
     distinct, code = torch.unique(key, return_inverse=True)
     index = torch.arange(len(key), device=key.device)
     first = torch.full_like(distinct, len(key)).scatter_reduce(0, code, index, "amin")

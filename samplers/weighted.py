@@ -41,9 +41,9 @@ class WeightedNeighborSampler(OneHopSampler):
         random_seed: part of the key of every draw.
         engine: as in ``OneHopSampler``.
 
-    Slots, masks, keys and delays are as in ``UniformNeighborSampler``; an edge of weight 0 is never drawn. With
-    replacement weights are rounded down to multiples of 2^-31 of the query's largest (degrees are not). Work is
-    proportional to the number of visible edges.
+    Slots, masks, keys and delays are as in ``UniformNeighborSampler``; an edge of weight 0 is never drawn.
+    With replacement weights are rounded down to multiples of 2^-31 of the query's largest (degrees are not).
+    Work is proportional to the number of visible edges.
 
     """
 
@@ -148,7 +148,7 @@ class WeightedNeighborSampler(OneHopSampler):
         )
 
     def _raw_weight(self, edges: VisibleEdges, query: Tensor, number: Tensor, seed_time: Tensor) -> Tensor:
-        """Return what weights are made of, as float64: the edge's weight, its neighbour's degree, or its age."""
+        """Return what weights are made of, as float64: edge weights, degrees of neighbours, or ages."""
         position = edges.position(query, number)
         if self.weight == "recency":
             return (seed_time[query] - self.csr.look_up("edge_time", position)).double()

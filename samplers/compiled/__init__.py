@@ -1,4 +1,4 @@
-"""The CPU engine: loops over queries that numba compiles. The torch engine beside it gives the same answers."""
+"""The CPU engine: loops over queries that numba compiles. The torch engine gives the same answers."""
 
 from samplers.compiled.jit import run
 

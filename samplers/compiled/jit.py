@@ -38,9 +38,10 @@ _pools_lock = threading.Lock()
 
 
 def run(kernel: Any, size: int, *arguments: Any, least: int = 256) -> None:
-    """Call ``kernel(first, stop, *arguments)`` on pieces of ``range(size)``, in ``torch.get_num_threads()`` threads.
+    """Call ``kernel(first, stop, *arguments)`` on pieces of ``range(size)``, in torch's number of threads.
 
-    Plain threads rather than numba's parallel loops: those fail in forked workers or when two threads call them.
+    Plain threads rather than numba's parallel loops: those fail in forked workers, and when two threads call
+    them.
 
     Args:
         kernel: a compiled function that writes its part of the results.

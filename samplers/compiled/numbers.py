@@ -26,7 +26,7 @@ def mix(state, key):
 
 @compiled
 def uniform(state):
-    """Number in [0, 1) of a state: a multiple of 2^-53."""
+    """Turn a state into a number in [0, 1): a multiple of 2^-53."""
     return np.float64(np.int64(state >> np.uint64(11))) * 2.0**-53
 
 

@@ -8,6 +8,7 @@ from samplers.compiled.jit import compiled
 from samplers.compiled.numbers import fixed_point_exp2, log2, lowest_bit, mix, query_state, uniform
 from samplers.compiled.rows import (
     BLOCK,
+    RECORDS_PER_LINE,
     col_at,
     count_visible,
     edge_col,
@@ -27,7 +28,6 @@ from samplers.compiled.rows import (
     weight_at,
 )
 
-RECORDS_PER_LINE = 4  # of a cache line of 64 bytes
 EDGE_WEIGHT, DEGREE, RECENCY = 0, 1, 2
 
 
@@ -196,8 +196,8 @@ def insert(values, size, value):
 class Bins(NamedTuple):
     """Addresses of scratch space that sorts drawn numbers as they come.
 
-    ``held[b]`` is the one number of bin b, where bit b of ``bits`` is set. There are 32 bins a slot or more, so few
-    numbers find theirs taken; those go to ``spilled``.
+    ``held[b]`` is the one number of bin b, where bit b of ``bits`` is set. There are 32 bins a slot or more,
+    so few numbers find theirs taken; those go to ``spilled``.
     """
 
     bits: Any
@@ -217,7 +217,7 @@ def count_bins(width):
 
 @compiled
 def draw_distinct(number, width, count, query, bins):
-    """Draw ``width`` of the numbers below ``count`` by Floyd's algorithm, ascending; all if they are no more."""
+    """Draw ``width`` of the numbers below ``count`` by Floyd's algorithm, ascending; all if no more."""
     if count <= width:
         for j in range(count):
             number[j] = j
@@ -309,7 +309,7 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
 
 @compiled
 def raw_weight(csr, reverse, kind, row, rank, time, inclusive):
-    """What the weight of an edge is made of: its weight, its neighbour's degree, or its age."""
+    """Return what the weight of an edge is made of: its weight, its neighbour's degree, or its age."""
     position = position_of(csr, row, rank)
     if kind == EDGE_WEIGHT:
         return weight_at(csr, position)

@@ -7,16 +7,18 @@ delta's positions follow those of the base.
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-import torch
 from torch import Tensor
 
 from samplers.compiled.jit import compiled
 from samplers.csr import TemporalCSR
+from samplers.edge_sort import SAMPLING_STEP
 
+RECORDS_PER_LINE = 4  # of a cache line of 64 bytes
 MIN_TIME, MAX_TIME = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
@@ -29,12 +31,14 @@ class CSRArrays(NamedTuple):
     rowptr: np.ndarray
     words: np.ndarray
     times: np.ndarray
+    sampled_time: np.ndarray
     edge_weight: np.ndarray
     delay: np.ndarray
     max_delay: np.ndarray
     delta_rowptr: np.ndarray
     delta_words: np.ndarray
     delta_times: np.ndarray
+    delta_sampled_time: np.ndarray
     delta_weight: np.ndarray
     delta_delay: np.ndarray
     delta_rank: np.ndarray
@@ -50,12 +54,14 @@ def csr_arrays(csr: TemporalCSR) -> CSRArrays:
         rowptr=csr.rowptr.contiguous().numpy(),
         words=_array(csr.records, np.int32),
         times=_array(csr.records.view(torch.int64), np.int64),
+        sampled_time=_array(csr.sampled_time, np.int64),
         edge_weight=_array(csr.edge_weight, np.float32),
         delay=_array(csr.delay, np.int32),
         max_delay=_array(csr.max_delay, np.int64),
         delta_rowptr=_array(None if delta is None else delta.rowptr, np.int64),
         delta_words=_array(None if delta is None else delta.records, np.int32),
         delta_times=_array(None if delta is None else delta.records.view(torch.int64), np.int64),
+        delta_sampled_time=_array(None if delta is None else delta.sampled_time, np.int64),
         delta_weight=_array(None if delta is None else delta.edge_weight, np.float32),
         delta_delay=_array(None if delta is None else delta.delay, np.int32),
         delta_rank=_array(csr.delta_rank, np.int64),
@@ -74,12 +80,13 @@ class Edges(NamedTuple):
 
     words: Any
     times: Any
+    sampled_time: Any
     num_words: int
     num_times: int
 
 
 class CSRPointers(NamedTuple):
-    """Addresses of a CSR's arrays. Arrays are counted references, which cost more than what is read through them."""
+    """Addresses of a CSR's arrays. Arrays are counted references, which cost more than the reads."""
 
     rowptr: Any
     edges: Edges
@@ -92,6 +99,7 @@ class CSRPointers(NamedTuple):
     delta_delay: Any
     delta_rank: Any
     num_base: int
+    num_delta: int
     has_base_delay: bool
     has_delta_delay: bool
     has_delay: bool
@@ -110,7 +118,7 @@ def pointer_to(typing_context, array):
 
 @intrinsic
 def keep_alive(typing_context, array):
-    """Use an array made in compiled code once more, behind the last use of its address: numba frees it after this."""
+    """Use an array made in compiled code once more, after its address: numba frees it behind this."""
 
     def generate(context, builder, signature, arguments):
         return context.get_dummy_value()
@@ -123,16 +131,17 @@ def pointers(csr):
     """Addresses of a CSR's arrays."""
     return CSRPointers(
         pointer_to(csr.rowptr),
-        record_pointers(csr.words, csr.times),
+        record_pointers(csr.words, csr.times, csr.sampled_time),
         pointer_to(csr.edge_weight),
         pointer_to(csr.delay),
         pointer_to(csr.max_delay),
         pointer_to(csr.delta_rowptr),
-        record_pointers(csr.delta_words, csr.delta_times),
+        record_pointers(csr.delta_words, csr.delta_times, csr.delta_sampled_time),
         pointer_to(csr.delta_weight),
         pointer_to(csr.delta_delay),
         pointer_to(csr.delta_rank),
         csr.num_base,
+        len(csr.delta_rank),
         len(csr.delay) > 0,
         len(csr.delta_delay) > 0,
         csr.has_delay,
@@ -141,10 +150,10 @@ def pointers(csr):
 
 
 @compiled
-def record_pointers(words, times):
+def record_pointers(words, times, sampled_time):
     """Addresses of records."""
     narrow = words.itemsize == 4
-    return Edges(pointer_to(words), pointer_to(times), 4 if narrow else 3, 2 if narrow else 3)
+    return Edges(pointer_to(words), pointer_to(times), pointer_to(sampled_time), 4 if narrow else 3, 2 if narrow else 3)
 
 
 @compiled
@@ -183,7 +192,7 @@ def prefetch(typing_context, pointer, index):
 
 @compiled
 def bisect_left(values, low, high, target):
-    """First place in [low, high) whose value is >= target, else high. Without branches, as they mispredict."""
+    """First place in [low, high) whose value is >= target, else high. No branches: they would mispredict."""
     length = high - low
     while length > 1:
         half = length >> 1
@@ -300,7 +309,7 @@ def visible_ranks(csr, row, time, inclusive, window):
 
 @compiled
 def sure_ranks(csr, row, start, stop, before):
-    """Rank up to which all of [start, stop) are known before a time: those older than the row's largest delay."""
+    """Rank up to which all of [start, stop) are known before a time: older than the row's largest delay."""
     if not csr.has_delay or csr.max_delay[row] == 0:
         return stop
     return max(min(rank_at(csr, row, earlier_by(before, csr.max_delay[row])), stop), start)
@@ -334,13 +343,13 @@ def count_visible(csr, row, time, inclusive, window):
     return count
 
 
-# Queries are looked up in blocks: a step of the search is made for the whole block before the next one, so that
-# the cache misses of different queries overlap.
+# Queries are looked up in blocks: a step of the search is made for the whole block before the next one, so
+# that the cache misses of different queries overlap.
 BLOCK = 32
 
 
 class Block(NamedTuple):
-    """Addresses of the ranks that each query of a block may see, as ``visible_ranks``; and of scratch space."""
+    """Addresses of the ranks that each query of a block may see, as ``visible_ranks``; and of scratch."""
 
     start: Any
     sure: Any
@@ -364,26 +373,48 @@ def open_block(scratch):
 
 
 @compiled
-def bisect_block(rowptr, edges, block, row, first, num_queries, rank):
+def bisect_block(rowptr, edges, num_edges, block, row, first, num_queries, rank):
     """Add to each ``rank`` the number of edges in the query's row whose time is below its target."""
     low, length, target = block.low, block.length, block.target
+    last = num_edges - 1
+    last_sample = last // SAMPLING_STEP
+    if num_edges == 0:
+        return
     longest = np.int64(0)
     for k in range(num_queries):
-        low[k] = rowptr[row[first + k]]
-        length[k] = rowptr[row[first + k] + 1] - low[k]
-        rank[k] -= low[k]
+        begin, end = rowptr[row[first + k]], rowptr[row[first + k] + 1]
+        rank[k] -= begin
+        # sampled times of the row: of records begin <= 16 j < end
+        low[k] = (begin + SAMPLING_STEP - 1) // SAMPLING_STEP
+        length[k] = max((end + SAMPLING_STEP - 1) // SAMPLING_STEP - low[k], 0)
         longest = max(longest, length[k])
+    while longest > 1:
+        for k in range(num_queries):  # no branches: a finished query reads any place and stays where it is
+            half = length[k] >> 1
+            place = min(low[k] + max(half - 1, 0), last_sample)
+            low[k] += half * (edges.sampled_time[place] < target[k])
+            length[k] -= half
+        longest -= longest >> 1
+    for k in range(num_queries):
+        begin, end = rowptr[row[first + k]], rowptr[row[first + k] + 1]
+        low[k] += (length[k] > 0) & (edges.sampled_time[min(low[k], last_sample)] < target[k])
+        # the sampled record before low[k] is below the target, the one at it is not
+        stop = min(low[k] * SAMPLING_STEP, end)
+        low[k] = max((low[k] - 1) * SAMPLING_STEP + 1, begin)
+        length[k] = stop - low[k]
+        for place in range(low[k], stop, RECORDS_PER_LINE):
+            prefetch(edges.times, place * edges.num_times)
+    longest = np.int64(SAMPLING_STEP)
     while longest > 1:
         for k in range(num_queries):
             half = length[k] >> 1
-            if half:
-                low[k] += half * (edge_time(edges, low[k] + half - 1) < target[k])
-                length[k] -= half
+            place = min(low[k] + max(half - 1, 0), last)
+            low[k] += half * (edge_time(edges, place) < target[k])
+            length[k] -= half
         longest -= longest >> 1
     for k in range(num_queries):
-        if length[k] and edge_time(edges, low[k]) < target[k]:
-            low[k] += 1
-        rank[k] += low[k]
+        below = edge_time(edges, min(low[k], last)) < target[k]
+        rank[k] += low[k] + (below & (length[k] > 0))
 
 
 @compiled
@@ -391,9 +422,9 @@ def rank_block(csr, block, row, first, num_queries, rank):
     """Set each ``rank`` to that behind the edges of the query's row whose time lies before its target."""
     for k in range(num_queries):
         rank[k] = 0
-    bisect_block(csr.rowptr, csr.edges, block, row, first, num_queries, rank)
+    bisect_block(csr.rowptr, csr.edges, csr.num_base, block, row, first, num_queries, rank)
     if csr.has_delta:
-        bisect_block(csr.delta_rowptr, csr.delta_edges, block, row, first, num_queries, rank)
+        bisect_block(csr.delta_rowptr, csr.delta_edges, csr.num_delta, block, row, first, num_queries, rank)
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Numbering the (node, time) rows of a subgraph, each kept once: one hash table, group of equal times by group."""
+"""Number the (node, time) rows of a subgraph, each once: one hash table, group of equal times by group."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Table(NamedTuple):
-    """Addresses of a hash table. A slot is of the current group where ``stamp`` says so; nothing is ever cleared."""
+    """Addresses of a hash table. A slot is of the current group if ``stamp`` says so: nothing is cleared."""
 
     stamp: Any
     row: Any
@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 @compiled
 def group_equal(value, group):
-    """Number equal values in order of first appearance: fill ``group``, return how many there are."""
+    """Give equal values a number, in order of first appearance: fill ``group``, return how many there are."""
     size = 16
     while size < 2 * len(value):
         size *= 2
@@ -87,7 +87,8 @@ def insert_rows(
         mask: which of them are real.
         width: candidates of a querying row, for each edge type.
         by_edge_time: whether ``candidate_time`` has one for each candidate, else one for each querying row.
-        group_ptr: first querying row of each group and its end, for each edge type; counted through all types.
+        group_ptr: first querying row of each group and its end, for each edge type; counted through all
+            types.
         known_ptr: first and last row of each group among the rows there are, hop by hop.
         num_nodes: how many nodes there are.
         num_rows: how many rows there are.
