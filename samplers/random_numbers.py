@@ -49,6 +49,15 @@ def keyed_uniform(*keys: Key) -> Float64[Tensor, "*shape"]:
     return _shift_right(keyed_bits(*keys), 11).double() * 2.0**-53
 
 
+def uniform_after(state: Int64[Tensor, "*state_shape"], *keys: int | Tensor) -> Float64[Tensor, "*shape"]:
+    """Go on from a state that ``keyed_bits`` made: ``keyed_uniform`` of its keys and these."""
+    bits: int | Tensor = state
+    for key in keys:
+        bits = _mix(bits, key)
+    assert isinstance(bits, Tensor)
+    return _shift_right(bits, 11).double() * 2.0**-53
+
+
 def keyed_integers(high: Int64[Tensor, "*high_shape"] | int, *keys: Key) -> Int64[Tensor, "*shape"]:
     """Draw an integer in [0, high) for each key, 0 where ``high`` is 0; ``high`` broadcasts with the keys."""
     return scale_to_integers(keyed_uniform(*keys), high)
@@ -62,8 +71,8 @@ def scale_to_integers(uniform: Tensor, high: Tensor | int) -> Tensor:
 def log2(x: Tensor) -> Tensor:
     """Logarithm of positive, normal numbers, to one part in 2^51.
 
-    Made of sums, products and quotients alone, which every device rounds alike; libraries' logarithms differ in
-    the last bit, and a sampler that compares them would take other edges on another device.
+    Made of sums, products and quotients alone, which every device rounds alike; libraries' logarithms differ
+    in the last bit, and a sampler that compares them would take other edges on another device.
     """
     mantissa, exponent = torch.frexp(x)
     small = mantissa < SQRT_HALF
