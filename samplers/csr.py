@@ -40,8 +40,8 @@ class TemporalCSR:
             8 bytes where columns or ids do not fit in 31 bits. Read them as ``col``, ``edge_id`` and
             ``edge_time``.
         num_cols: how many nodes the columns can name.
-        sampled_time: time of every 16th record, wherever rows begin; a search reads it first, since all of it may
-            lie in a cache. Made from the records where it is not given.
+        sampled_time: time of every 16th record, wherever rows begin: a search reads these first, since all of
+            them may lie in a cache. Made from the records where it is not given.
         edge_weight: importance of each edge, if there is one.
         delay: how long after its own time each edge became known: ``available_time - edge_time``, not
             negative. An edge is visible to a query only if it is known by then. None: known as soon as it

@@ -38,7 +38,7 @@ class SampledNeighbors:
     def empty(cls, num_seeds: int, num_neighbors: int) -> "SampledNeighbors":
         """Return memory on the CPU for compiled code to fill."""
         shape = (num_seeds, num_neighbors)
-        node, edge_time, edge_id = (torch.empty(shape, dtype=torch.int64) for _ in range(3))
+        node, edge_time, edge_id = torch.empty((3, *shape), dtype=torch.int64).unbind()
         return cls(node, edge_time, edge_id, torch.empty(shape, dtype=torch.bool))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from samplers.queries import (
     use_compiled,
     visible_edges,
 )
-from samplers.random_numbers import FixedKey, Key, draw_key, word_of
+from samplers.random_numbers import FixedKey, Key, draw_key
 
 
 class OneHopSampler:
@@ -92,7 +92,7 @@ class OneHopSampler:
             width = self._width(count_edges(self.csr, seed, seed_time, bound=self.bound, window=self.window))
         sampled = SampledNeighbors.empty(len(seed), width)
         queries = compiled_queries(seed, seed_time, self.bound, self.window)
-        self._run(queries, word_of(*prefix), generator is not None, sampled.arrays())
+        self._run(queries, prefix, generator is not None, sampled.arrays())
         return sampled
 
     def _width(self, count: Tensor) -> int:
@@ -109,8 +109,10 @@ class OneHopSampler:
         """Return the numbers of the chosen edges among the visible ones, descending, and the mask."""
         raise NotImplementedError
 
-    def _run(self, queries: tuple[Any, ...], state: int, by_place: bool, out: tuple[Any, ...]) -> None:
-        """Run the compiled loop of the strategy on all queries."""
+    def _run(
+        self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
+    ) -> None:
+        """Run the compiled loop of the strategy on all queries; ``prefix`` begins the key of its draws."""
         raise NotImplementedError
 
     def _axes(self) -> dict[str, object]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from samplers.one_hop import OneHopSampler
 from samplers.queries import VisibleEdges
-from samplers.random_numbers import Key
+from samplers.random_numbers import FixedKey, Key
 
 
 class RecentNeighborSampler(OneHopSampler):
@@ -24,7 +24,9 @@ class RecentNeighborSampler(OneHopSampler):
         number = edges.count[:, None] - 1 - torch.arange(width, device=seed_time.device)
         return number, number >= 0
 
-    def _run(self, queries: tuple[Any, ...], state: int, by_place: bool, out: tuple[Any, ...]) -> None:
+    def _run(
+        self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
+    ) -> None:
         from samplers.compiled import one_hop, run
 
         run(one_hop.recent, len(queries[0]), self.csr.arrays, *queries, out, least=2048)

@@ -9,7 +9,7 @@ from torch import Tensor
 from samplers.csr import TemporalCSR
 from samplers.one_hop import OneHopSampler
 from samplers.queries import Bound, Engine, VisibleEdges
-from samplers.random_numbers import Key, keyed_uniform, scale_to_integers
+from samplers.random_numbers import FixedKey, Key, keyed_uniform, scale_to_integers, word_of
 
 
 class UniformNeighborSampler(OneHopSampler):
@@ -67,10 +67,12 @@ class UniformNeighborSampler(OneHopSampler):
             mask = slot < edges.count[:, None]
         return number.where(mask, -1).sort(dim=1, descending=True).values, mask
 
-    def _run(self, queries: tuple[Any, ...], state: int, by_place: bool, out: tuple[Any, ...]) -> None:
+    def _run(
+        self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
+    ) -> None:
         from samplers.compiled import one_hop, run
 
-        draws = (self.replace, np.uint64(state), by_place)
+        draws = (self.replace, np.uint64(word_of(*prefix)), by_place)
         run(one_hop.draw_uniform, len(queries[0]), self.csr.arrays, *queries, *draws, out, least=1024)
 
 

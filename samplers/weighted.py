@@ -17,7 +17,7 @@ from samplers.queries import (
     pieces,
     visible_edges,
 )
-from samplers.random_numbers import Key, fixed_point_exp2, keyed_uniform, log2
+from samplers.random_numbers import FixedKey, Key, fixed_point_exp2, keyed_uniform, log2, word_of
 
 Weight = Literal["edge_weight", "degree", "recency"]
 
@@ -126,7 +126,9 @@ class WeightedNeighborSampler(OneHopSampler):
         place = bisect_rows(ahead, low, high, target + before[:, None], side="right")
         return (place - first[:, None]).where(total[:, None] > 0, -1)
 
-    def _run(self, queries: tuple[Any, ...], state: int, by_place: bool, out: tuple[Any, ...]) -> None:
+    def _run(
+        self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
+    ) -> None:
         from samplers.compiled import one_hop, run
 
         reverse = self.csr if self.reverse_csr is None else self.reverse_csr
@@ -141,7 +143,7 @@ class WeightedNeighborSampler(OneHopSampler):
             half_life,
             *queries,
             self.replace,
-            np.uint64(state),
+            np.uint64(word_of(*prefix)),
             by_place,
             out,
             least=16,

@@ -99,7 +99,6 @@ class CSRPointers(NamedTuple):
     delta_delay: Any
     delta_rank: Any
     num_base: int
-    num_delta: int
     has_base_delay: bool
     has_delta_delay: bool
     has_delay: bool
@@ -141,7 +140,6 @@ def pointers(csr):
         pointer_to(csr.delta_delay),
         pointer_to(csr.delta_rank),
         csr.num_base,
-        len(csr.delta_rank),
         len(csr.delay) > 0,
         len(csr.delta_delay) > 0,
         csr.has_delay,
@@ -153,7 +151,9 @@ def pointers(csr):
 def record_pointers(words, times, sampled_time):
     """Addresses of records."""
     narrow = words.itemsize == 4
-    return Edges(pointer_to(words), pointer_to(times), pointer_to(sampled_time), 4 if narrow else 3, 2 if narrow else 3)
+    return Edges(
+        pointer_to(words), pointer_to(times), pointer_to(sampled_time), 4 if narrow else 3, 2 if narrow else 3
+    )
 
 
 @compiled
@@ -373,32 +373,30 @@ def open_block(scratch):
 
 
 @compiled
-def bisect_block(rowptr, edges, num_edges, block, row, first, num_queries, rank):
+def bisect_block(rowptr, edges, block, row, first, num_queries, rank):
     """Add to each ``rank`` the number of edges in the query's row whose time is below its target."""
     low, length, target = block.low, block.length, block.target
-    last = num_edges - 1
-    last_sample = last // SAMPLING_STEP
-    if num_edges == 0:
-        return
-    longest = np.int64(0)
     for k in range(num_queries):
         begin, end = rowptr[row[first + k]], rowptr[row[first + k] + 1]
         rank[k] -= begin
         # sampled times of the row: of records begin <= 16 j < end
         low[k] = (begin + SAMPLING_STEP - 1) // SAMPLING_STEP
-        length[k] = max((end + SAMPLING_STEP - 1) // SAMPLING_STEP - low[k], 0)
+        length[k] = (end + SAMPLING_STEP - 1) // SAMPLING_STEP - low[k]
+    longest = np.int64(0)
+    for k in range(num_queries):
         longest = max(longest, length[k])
     while longest > 1:
-        for k in range(num_queries):  # no branches: a finished query reads any place and stays where it is
+        for k in range(num_queries):
             half = length[k] >> 1
-            place = min(low[k] + max(half - 1, 0), last_sample)
-            low[k] += half * (edges.sampled_time[place] < target[k])
-            length[k] -= half
+            if half:  # branches, as without them the loop becomes vector gathers, which are slower
+                low[k] += half * (edges.sampled_time[low[k] + half - 1] < target[k])
+                length[k] -= half
         longest -= longest >> 1
     for k in range(num_queries):
         begin, end = rowptr[row[first + k]], rowptr[row[first + k] + 1]
-        low[k] += (length[k] > 0) & (edges.sampled_time[min(low[k], last_sample)] < target[k])
-        # the sampled record before low[k] is below the target, the one at it is not
+        if length[k] and edges.sampled_time[low[k]] < target[k]:
+            low[k] += 1
+        # the sample before low[k] is below the target, the one at it is not: go on between them
         stop = min(low[k] * SAMPLING_STEP, end)
         low[k] = max((low[k] - 1) * SAMPLING_STEP + 1, begin)
         length[k] = stop - low[k]
@@ -408,13 +406,14 @@ def bisect_block(rowptr, edges, num_edges, block, row, first, num_queries, rank)
     while longest > 1:
         for k in range(num_queries):
             half = length[k] >> 1
-            place = min(low[k] + max(half - 1, 0), last)
-            low[k] += half * (edge_time(edges, place) < target[k])
-            length[k] -= half
+            if half:
+                low[k] += half * (edge_time(edges, low[k] + half - 1) < target[k])
+                length[k] -= half
         longest -= longest >> 1
     for k in range(num_queries):
-        below = edge_time(edges, min(low[k], last)) < target[k]
-        rank[k] += low[k] + (below & (length[k] > 0))
+        if length[k] > 0 and edge_time(edges, low[k]) < target[k]:
+            low[k] += 1
+        rank[k] += low[k]
 
 
 @compiled
@@ -422,9 +421,9 @@ def rank_block(csr, block, row, first, num_queries, rank):
     """Set each ``rank`` to that behind the edges of the query's row whose time lies before its target."""
     for k in range(num_queries):
         rank[k] = 0
-    bisect_block(csr.rowptr, csr.edges, csr.num_base, block, row, first, num_queries, rank)
+    bisect_block(csr.rowptr, csr.edges, block, row, first, num_queries, rank)
     if csr.has_delta:
-        bisect_block(csr.delta_rowptr, csr.delta_edges, csr.num_delta, block, row, first, num_queries, rank)
+        bisect_block(csr.delta_rowptr, csr.delta_edges, block, row, first, num_queries, rank)
 
 
 @compiled

@@ -5,16 +5,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from samplers.compiled.jit import compiled
-from samplers.compiled.rows import keep_alive, pointer_to, prefetch
+from samplers.compiled.rows import keep_alive, pointer_to
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Table(NamedTuple):
-    """Addresses of a hash table. A slot is of the current group if ``stamp`` says so: nothing is cleared."""
+    """Addresses of a hash table: ``slot`` holds 1 + the row of what hashes there, 0 for nothing."""
 
-    stamp: Any
-    row: Any
+    slot: Any
     node: Any
     time: Any
 
@@ -44,24 +43,30 @@ def group_equal(value, group):
 
 
 @compiled
-def insert_row(table, is_direct, size, group, node, time, next_row):
-    """Row of (node, time) in the group; ``next_row`` if it is new there."""
-    slot = node
-    if not is_direct:
-        word = (np.uint64(node) ^ (np.uint64(time) * _FACTOR)) * _FACTOR
-        slot = np.int64(word >> np.uint64(32)) & (size - 1)
-        while table.stamp[slot] == group:
-            row = table.row[slot]
-            if table.node[row] == node and table.time[row] == time:
-                return row
-            slot = (slot + 1) & (size - 1)
-    elif table.stamp[slot] == group:
-        return table.row[slot]
-    table.stamp[slot] = group
-    table.row[slot] = next_row
+def insert_row(table, size, node, time, next_row):
+    """Row of (node, time); ``next_row`` if it is new."""
+    word = (np.uint64(node) ^ (np.uint64(time) * _FACTOR)) * _FACTOR
+    place = np.int64(word >> np.uint64(32)) & (size - 1)
+    while table.slot[place]:
+        row = table.slot[place] - 1
+        if table.node[row] == node and table.time[row] == time:
+            return row
+        place = (place + 1) & (size - 1)
+    table.slot[place] = next_row + 1
     table.node[next_row] = node
     table.time[next_row] = time
     return next_row
+
+
+@compiled
+def insert_row_direct(table, node, next_row):
+    """Do the same where all times are equal and each node has a slot. The time is left to the caller."""
+    row = table.slot[node] - 1
+    is_new = row < 0  # as often as not: no branch
+    row += is_new * (next_row + 1)
+    table.slot[node] = row + 1
+    table.node[next_row] = node
+    return row
 
 
 @compiled
@@ -116,8 +121,8 @@ def insert_rows(
         capacity *= 2
     if is_direct:
         capacity = max(num_nodes, np.int64(1))
-    stamp, row = np.full(capacity, -1, np.int32), np.empty(capacity, np.int64)
-    table = Table(pointer_to(stamp), pointer_to(row), pointer_to(node), pointer_to(time))
+    slot = np.zeros(capacity, np.int32)
+    table = Table(pointer_to(slot), pointer_to(node), pointer_to(time))
     node_at, time_at, mask_at, neighbor_at = (
         pointer_to(candidate),
         pointer_to(candidate_time),
@@ -135,30 +140,39 @@ def insert_rows(
         size = np.int64(16)
         while size < 2 * amount:
             size *= 2
+        if not is_direct and group > 0:
+            for place in range(size):
+                table.slot[place] = 0
         for hop in range(known_ptr.shape[0]):
             for known in range(known_ptr[hop, group], known_ptr[hop, group + 1]):
-                insert_row(table, is_direct, size, group, table.node[known], table.time[known], known)
+                if is_direct:
+                    table.slot[table.node[known]] = known + 1
+                else:
+                    insert_row(table, size, table.node[known], table.time[known], known)
         first = np.int64(0)  # candidate of the edge type
         for kind in range(num_types):
             per_row = width[kind]
             for query in range(group_ptr[kind, group], group_ptr[kind, group + 1]):
                 place = first + (query - group_ptr[kind, 0]) * per_row
-                if is_direct:
-                    for j in range(place, place + per_row):
-                        prefetch(table.stamp, node_at[j])
-                        prefetch(table.row, node_at[j])
-                for j in range(place, place + per_row):
-                    if mask_at[j]:
-                        when = time_at[j] if by_edge_time else time_at[query]
-                        found = insert_row(table, is_direct, size, group, node_at[j], when, num_rows)
-                        neighbor_at[j] = found
-                        num_rows += found == num_rows
+                stop = place + per_row
+                while place < stop and mask_at[place]:  # padding is on the right
+                    if is_direct:
+                        found = insert_row_direct(table, node_at[place], num_rows)
                     else:
-                        neighbor_at[j] = 0
+                        when = time_at[place] if by_edge_time else time_at[query]
+                        found = insert_row(table, size, node_at[place], when, num_rows)
+                    neighbor_at[place] = found
+                    num_rows += found == num_rows
+                    place += 1
+                for padding in range(place, stop):
+                    neighbor_at[padding] = 0
             first += (group_ptr[kind, num_groups] - group_ptr[kind, 0]) * per_row
     new_ptr[num_groups] = num_rows
-    keep_alive(stamp)
-    keep_alive(row)
+    if is_direct and num_rows > new_ptr[0]:
+        table_time = time_at[group_ptr[0, 0]]  # one for all; an edge type without querying rows has none
+        for row in range(new_ptr[0], num_rows):
+            table.time[row] = table_time
+    keep_alive(slot)
     keep_alive(node)
     keep_alive(time)
     keep_alive(candidate)
