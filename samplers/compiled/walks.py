@@ -33,8 +33,8 @@ from samplers.pairs import pair_columns
 FORWARD, BACKWARD = 1, 2
 NUM_WALKS = 128  # walks in a block
 NUM_SINGLE = 20  # columns of Work with one value for each walk
-NUM_FIELDS = 23
-SOURCE_CODE, RANGES, PAIRS = 15, 16, 17  # fields of the table
+NUM_FIELDS = 25
+SOURCE_CODE, RANGES, PAIRS = 17, 18, 19  # fields of the table
 
 
 class WalkTable(NamedTuple):
@@ -73,14 +73,14 @@ def walk_table(
 
     table = np.zeros((len(csrs), NUM_FIELDS), np.int64)
     for i, (csr, a) in enumerate(zip(csrs, arrays, strict=True)):
-        table[i, :10] = [
+        table[i, :12] = [
             address(column)
             for column in (
-                a.rowptr, a.words, a.times, a.delay, a.max_delay,
-                a.delta_rowptr, a.delta_words, a.delta_times, a.delta_delay, a.delta_rank,
+                a.rowptr, a.words, a.times, a.sampled_time, a.delay, a.max_delay, a.delta_rowptr,
+                a.delta_words, a.delta_times, a.delta_sampled_time, a.delta_delay, a.delta_rank,
             )
         ]  # fmt: skip
-        table[i, 10:16] = (
+        table[i, 12:18] = (
             a.num_base, len(a.delay) > 0, len(a.delta_delay) > 0, a.has_delay, a.has_delta, source_code[i],
         )  # fmt: skip
         if with_ranges and not a.has_delay and csr.num_edges < 2**31:
@@ -124,10 +124,14 @@ def pointer_like(typing_context, pointer, address):
 
 
 @compiled
-def edges_like(edges, words, times):
+def edges_like(edges, table, at):
     """Point to records of the same dtype as others."""
     return Edges(
-        pointer_like(edges.words, words), pointer_like(edges.times, times), edges.num_words, edges.num_times
+        pointer_like(edges.words, table[at]),
+        pointer_like(edges.times, table[at + 1]),
+        pointer_like(edges.sampled_time, table[at + 2]),
+        edges.num_words,
+        edges.num_times,
     )
 
 
@@ -137,20 +141,20 @@ def csr_of(like, table, e):
     at = e * NUM_FIELDS
     return CSRPointers(
         pointer_like(like.rowptr, table[at]),
-        edges_like(like.edges, table[at + 1], table[at + 2]),
+        edges_like(like.edges, table, at + 1),
         like.edge_weight,  # not looked at
-        pointer_like(like.delay, table[at + 3]),
-        pointer_like(like.max_delay, table[at + 4]),
-        pointer_like(like.delta_rowptr, table[at + 5]),
-        edges_like(like.delta_edges, table[at + 6], table[at + 7]),
+        pointer_like(like.delay, table[at + 4]),
+        pointer_like(like.max_delay, table[at + 5]),
+        pointer_like(like.delta_rowptr, table[at + 6]),
+        edges_like(like.delta_edges, table, at + 7),
         like.delta_weight,
-        pointer_like(like.delta_delay, table[at + 8]),
-        pointer_like(like.delta_rank, table[at + 9]),
-        table[at + 10],
-        table[at + 11] != 0,
-        table[at + 12] != 0,
+        pointer_like(like.delta_delay, table[at + 10]),
+        pointer_like(like.delta_rank, table[at + 11]),
+        table[at + 12],
         table[at + 13] != 0,
         table[at + 14] != 0,
+        table[at + 15] != 0,
+        table[at + 16] != 0,
     )
 
 
