@@ -1,6 +1,7 @@
 """A TemporalCSR on disk: a folder of .npy columns and a JSON header, memory-mapped when opened."""
 
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -109,4 +110,7 @@ def _map_column(file: Path) -> Tensor:
     # Copy-on-write rather than read-only: torch has no read-only tensors, and warns of arrays that are.
     # Nothing reaches the file, and pages stay shared until written to.
     array = np.load(file, mmap_mode="c", allow_pickle=False)
+    pages = getattr(array, "_mmap", None)  # None where the column is empty
+    if pages is not None and hasattr(mmap, "MADV_RANDOM"):
+        pages.madvise(mmap.MADV_RANDOM)  # samplers read here and there: reading ahead would fill the memory
     return torch.from_numpy(array)

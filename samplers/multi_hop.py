@@ -93,8 +93,12 @@ class MultiHopSampler:
         *,
         epoch: int = 0,
         generator: Generator | None = None,
+        repeat_seeds: bool = False,
     ) -> SampledSubgraph:
-        """Sample around ``{node_type: (seed, seed_time)}``; equal (seed, time) pairs share a row.
+        """Sample around ``{node_type: (seed, seed_time)}``.
+
+        Equal (seed, time) pairs share a row, or, with ``repeat_seeds``, have one each, with the same
+        neighbours; where such a pair is met as a neighbour it is the first of them.
 
         Raises:
             ValueError: an unknown node type, a seed out of range, or no seeds at all.
@@ -106,7 +110,7 @@ class MultiHopSampler:
         device = next(iter(seeds.values()))[0].device
         compiled = self.is_compiled and device.type == "cpu"
         tables = {name: NodeTable.empty(self.num_nodes[name], device) for name in self.node_types}
-        num_groups, seed_index = self._add_seeds(tables, seeds, compiled)
+        num_groups, seed_index = self._add_seeds(tables, seeds, compiled, repeat_seeds)
         hops = [
             self._add_hop(tables, hop, num_groups, compiled, epoch, generator) for hop in range(self.num_hops)
         ]
@@ -123,6 +127,7 @@ class MultiHopSampler:
         tables: dict[NodeType, NodeTable],
         seeds: Mapping[NodeType, tuple[Tensor, Tensor]],
         compiled: bool,
+        repeat_seeds: bool,
     ) -> tuple[int, dict[NodeType, Tensor]]:
         """Make rows of the seeds, by time in order of first appearance; return the number of times too."""
         for name, (node, time) in seeds.items():
@@ -140,17 +145,20 @@ class MultiHopSampler:
             order = None if in_order else torch.argsort(groups, stable=True)
             if order is not None:
                 node, time, groups = node[order], time[order], groups[order]
-            count = torch.bincount(groups, minlength=num_groups)
-            candidates = Candidates(
-                node[:, None],
-                torch.ones_like(node, dtype=torch.bool)[:, None],
-                time[:, None] if by_edge_time else time,
-                with_zero(count.cumsum(0)),
-            )
-            (rows,) = tables[name].add_hop([candidates], num_groups, keep_open=False, compiled=compiled)
-            seed_index[name] = rows[:, 0]
-            if order is not None:
-                seed_index[name] = torch.empty_like(order).index_copy_(0, order, rows[:, 0])
+            group_ptr = with_zero(torch.bincount(groups, minlength=num_groups).cumsum(0))
+            if repeat_seeds:
+                tables[name].add_rows(node, time, group_ptr)
+                row = torch.arange(len(node), device=node.device)
+            else:
+                candidates = Candidates(
+                    node[:, None],
+                    torch.ones_like(node, dtype=torch.bool)[:, None],
+                    time[:, None] if by_edge_time else time,
+                    group_ptr,
+                )
+                (rows,) = tables[name].add_hop([candidates], num_groups, keep_open=False, compiled=compiled)
+                row = rows[:, 0]
+            seed_index[name] = row if order is None else torch.empty_like(row).index_copy_(0, order, row)
         for name, table in tables.items():
             if name not in seeds:
                 table.add_hop([], num_groups, keep_open=False, compiled=compiled)

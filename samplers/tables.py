@@ -45,6 +45,12 @@ class NodeTable:
         none = torch.empty(0, dtype=torch.int64, device=device)
         return cls(num_nodes, none, none)
 
+    def add_rows(self, node: Tensor, time: Tensor, group_ptr: Tensor) -> None:
+        """Add seeds as the first hop, one row each even where a pair is repeated."""
+        self.node, self.time = node, time
+        self.group_ptr.append(group_ptr)
+        self.num_rows_after_hop.append(len(node))
+
     def add_hop(
         self, candidates: list[Candidates], num_groups: int, *, keep_open: bool, compiled: bool
     ) -> list[Tensor]:
@@ -112,15 +118,18 @@ class NodeTable:
             nodes.append(part.node[part.mask])
             times.append(part.time[part.mask] if part.time.dim() == 2 else part.time[row])
         group, node, time = (torch.cat(columns) for columns in (groups, nodes, times))
-        # within a group: rows there are, then candidates as they come
-        order = torch.argsort(group, stable=True)
-        # rows there are must keep their numbers: they come first, in their own order
-        num_known = len(self.node) - first_known
-        order = torch.cat([torch.arange(num_known, device=device), order[order >= num_known]])
+        # rows there are keep their places, then come the candidates, group by group
+        num_known, num_rows = len(self.node) - first_known, len(self.node)
+        order = torch.argsort(group[num_known:], stable=True) + num_known
+        order = torch.cat([torch.arange(num_known, device=device), order])
         place, first = number_in_order(_pair_keys(node, time)[order])
-        new = order[first[num_known:]]
+        is_known = first < num_known
+        new = order[first[~is_known]]
+        # distinct pairs are numbered by first appearance: the known ones first
+        number = torch.arange(len(first), device=device)
+        row_of_pair = torch.where(is_known, first_known + first, num_rows + number - len(first) + len(new))
         row_of = torch.empty_like(place)
-        row_of[order] = place + first_known
+        row_of[order] = row_of_pair[place]
         rows, done = [], num_known
         for part in candidates:
             size = int(part.mask.sum())

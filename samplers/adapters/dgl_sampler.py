@@ -101,7 +101,7 @@ class TemporalBlockSampler(_BlockSampler):
             )
         indices = self._by_type(seed_nodes)
         seeds = {name: self._look_up(name, index) for name, index in indices.items()}
-        subgraph = self.sampler.sample(seeds, epoch=self.epoch)
+        subgraph = self.sampler.sample(seeds, epoch=self.epoch, repeat_seeds=True)
         blocks = to_blocks(subgraph, edge_types=self.edge_types)
         if self.queries is not None:
             for name, index in indices.items():

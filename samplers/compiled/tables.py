@@ -146,7 +146,8 @@ def insert_rows(
         for hop in range(known_ptr.shape[0]):
             for known in range(known_ptr[hop, group], known_ptr[hop, group + 1]):
                 if is_direct:
-                    table.slot[table.node[known]] = known + 1
+                    if table.slot[table.node[known]] == 0:  # of repeated seeds the first is found
+                        table.slot[table.node[known]] = known + 1
                 else:
                     insert_row(table, size, table.node[known], table.time[known], known)
         first = np.int64(0)  # candidate of the edge type
@@ -180,3 +181,37 @@ def insert_rows(
     keep_alive(mask)
     keep_alive(neighbor)
     return new_ptr
+
+
+@compiled
+def compact_edges(neighbor, edge_id, edge_time, mask, width, ptr, first_row, source, ids, times):
+    """Append the real slots of a hop to flat columns, behind ``ptr[first_row]``; set ``ptr`` of its rows.
+
+    Padding is on the right of each row of ``width`` slots.
+    """
+    neighbor_at, id_at, time_at, mask_at = (
+        pointer_to(neighbor),
+        pointer_to(edge_id),
+        pointer_to(edge_time),
+        pointer_to(mask),
+    )
+    source_at, ids_at, times_at = pointer_to(source), pointer_to(ids), pointer_to(times)
+    end = ptr[first_row]
+    num_rows = len(mask) // max(width, 1)
+    for row in range(num_rows):
+        slot = row * width
+        stop = slot + width
+        while slot < stop and mask_at[slot]:
+            source_at[end] = neighbor_at[slot]
+            ids_at[end] = id_at[slot]
+            times_at[end] = time_at[slot]
+            slot += 1
+            end += 1
+        ptr[first_row + row + 1] = end
+    keep_alive(neighbor)
+    keep_alive(edge_id)
+    keep_alive(edge_time)
+    keep_alive(mask)
+    keep_alive(source)
+    keep_alive(ids)
+    keep_alive(times)

@@ -183,8 +183,11 @@ def test_engines_agree_row_by_row(graph, asked, next_hop_bound, bound, window, f
     if data.draw(st.booleans()):  # one time for all
         asked = {name: [(node, 6) for node, _ in pairs] for name, pairs in asked.items()}
     options = {"bound": bound, "window": window, "next_hop_bound": next_hop_bound, "strategy": strategy}
+    repeat_seeds = data.draw(st.booleans())
     compiled, batched = (
-        MultiHopSampler(csrs_of(graph), fan_out, engine=engine, **options).sample(as_input(asked), epoch=3)
+        MultiHopSampler(csrs_of(graph), fan_out, engine=engine, **options).sample(
+            as_input(asked), epoch=3, repeat_seeds=repeat_seeds
+        )
         for engine in ("numba", "torch")
     )
     assert compiled.num_nodes_after_hop == batched.num_nodes_after_hop
@@ -199,6 +202,21 @@ def test_engines_agree_row_by_row(graph, asked, next_hop_bound, bound, window, f
             assert ours[edge_type].first_row == other[edge_type].first_row
             for column in ("neighbor", "edge_id", "edge_time", "mask"):
                 assert torch.equal(getattr(ours[edge_type], column), getattr(other[edge_type], column))
+
+
+@given(graphs, seeds, next_hops)
+def test_repeated_seeds_have_rows_of_their_own(graph, asked, next_hop_bound):
+    asked = {name: [pair for pair in pairs for _ in range(2)] for name, pairs in asked.items()}
+    sampler = MultiHopSampler(csrs_of(graph), [2, 2], next_hop_bound=next_hop_bound)
+    shared, own = (sampler.sample(as_input(asked), repeat_seeds=repeat) for repeat in (False, True))
+    for name, pairs in asked.items():
+        assert own.num_nodes_after_hop[name][0] == len(pairs)
+        assert sorted(own.seed_index[name].tolist()) == list(range(len(pairs)))
+        for i in range(len(pairs)):
+            trees = [
+                tree(subgraph, name, int(subgraph.seed_index[name][i]), 2) for subgraph in (shared, own)
+            ]
+            assert trees[0] == trees[1]
 
 
 def test_fan_outs_by_edge_type():
