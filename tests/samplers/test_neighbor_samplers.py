@@ -128,20 +128,6 @@ def test_recent_looks_far_back_for_known_edges():
 
 
 @every_sampler
-@settings(max_examples=25)
-@given(edge_sets(), queries, st.integers(1, 4), windows, st.randoms(use_true_random=False))
-def test_batch_composition_and_order_change_nothing(make, edges, asked, num_neighbors, window, random):
-    sampler = make(edges, num_neighbors, window=window)
-    together = rows(sampler.sample(*tensors(asked), epoch=2, hop=1))
-    order = list(range(len(asked)))
-    random.shuffle(order)
-    shuffled = rows(sampler.sample(*tensors([asked[i] for i in order]), epoch=2, hop=1))
-    assert [together[i] for i in order] == shuffled
-    for query, row in zip(asked, together, strict=True):
-        assert rows(sampler.sample(*tensors([query]), epoch=2, hop=1)) == [row]
-
-
-@every_sampler
 @settings(max_examples=40)
 @given(edge_sets(), edge_sets(), queries, st.integers(1, 4), bounds, windows)
 def test_edges_not_known_yet_change_nothing(make, edges, later, asked, num_neighbors, bound, window):
