@@ -105,7 +105,7 @@ def test_known_positives_are_the_visible_edges(edges, asked, bound, engine):
 
 
 CROWD = [Edge(i % 4, i % 5, i % 7, i, i % 7) for i in range(8)] + [
-    Edge([0, 1, 1, 2, 2, 2, 2, 3][i % 8], 4, 3, 8 + i, 3 + i % 3 * (i >= 16)) for i in range(24)
+    Edge([0, 1, 2, 2, 2, 2, 2, 2][i % 8], 4, 3, 8 + i, 3 + i % 3 * (i >= 16)) for i in range(96)
 ]
 
 

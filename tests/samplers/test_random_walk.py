@@ -239,14 +239,14 @@ def test_a_block_of_walks_is_none_of_their_business(engine):
 
 
 # 0 - 1 - 2 is a triangle, 3 hangs on 1; 0 and 1 meet twice; both ends have each edge in their row
-TRIANGLE = [(0, 1, 1), (0, 1, 4), (1, 2, 2), (0, 2, 3), (1, 3, 2), (2, 3, 30)]
+TRIANGLE = [(0, 1, 1), (0, 1, 3), (1, 2, 2), (0, 2, 4), (1, 3, 2), (2, 3, 30)]
 
 
 @pytest.mark.parametrize("engine", ["numba", "torch"])
 @pytest.mark.parametrize(("p", "q"), [(0.25, 1.0), (1.0, 4.0), (4.0, 0.25), (0.5, 2.0)])
 @pytest.mark.parametrize(("delay", "as_of", "window"), [(0, 9, None), (3, 7, None), (0, 5, 3)])
 def test_second_order_steps_have_the_weights_of_node2vec(engine, p, q, delay, as_of, window):
-    """With the delay the second edge of 0 and 1 is unknown, with the window the first is too old."""
+    """The delay lets the edge of 0 and 2 be known at 7, just too late; the window forgets the first edge."""
     both_ways = [end for x, y, t in TRIANGLE for end in ((x, y, t), (y, x, t))]
     edges = [Edge(a, b, t, i, t + delay) for i, (a, b, t) in enumerate(both_ways)]
     walks = walk(
@@ -255,7 +255,7 @@ def test_second_order_steps_have_the_weights_of_node2vec(engine, p, q, delay, as
     expected = torch.zeros(4, 4, 4, dtype=torch.float64)
     for path, probability in reference.node2vec_walks(edges, 0, 3, as_of, p, q, window=window).items():
         expected[path] += probability
-    assert (expected > 0).sum() > 4
+    assert (expected > 0).sum() >= 3
     code = (walks.node[:, 1:] * torch.tensor([16, 4, 1])).sum(1)
     assert walks.mask.all()
     assert chi_square_ok(torch.bincount(code, minlength=64), expected.flatten())
