@@ -81,8 +81,8 @@ def same_graph(a, b):
         assert a.ids[node_type].id_series.to_list() == b.ids[node_type].id_series.to_list()
         assert plain(a.features[node_type]) == plain(b.features[node_type])
     for edge_type, csr in a.csrs().items():
-        other = b.csrs()[edge_type]
         csr.validate()
+        csr, other = csr.compact(), b.csrs()[edge_type].compact()
         assert csr.edge_columns().keys() == other.edge_columns().keys()
         assert torch.equal(csr.rowptr, other.rowptr)
         for name, column in csr.edge_columns().items():
@@ -179,6 +179,9 @@ def test_append_samples_the_same_edges_as_the_union(first, second, time):
 def test_append_shares_what_did_not_change():
     graph = small_graph()
     grown = graph.append(log_of([("ann", 20, 9, "click", "in", 0, None, None, None)]))
+    assert any(csr.delta is not None for csr in grown.csrs().values())
+    assert all(csr.delta is None for csr in grown.compact().csrs().values())
+    same_graph(grown.compact(), grown)
     like = Relation("out", "like")
     assert grown.relations[like] is graph.relations[like]
     assert grown.num_events == graph.num_events + 1
@@ -303,12 +306,12 @@ def test_a_file_cut_off_is_recognised(tmp_path):
 
 def test_a_changed_file_is_recognised_when_verified(tmp_path):
     path = saved(tmp_path)
-    file = path / "edges_000" / "by_user" / "edge_time.npy"
+    file = path / "edges_000" / "by_user" / "records.npy"
     data = bytearray(file.read_bytes())
-    data[-8] ^= 1
+    data[-1] ^= 1
     file.write_bytes(bytes(data))
     BehaviorGraph.open(path)
-    with pytest.raises(CorruptedGraphError, match=r"edge_time.npy has changed"):
+    with pytest.raises(CorruptedGraphError, match=r"records.npy has changed"):
         BehaviorGraph.open(path, verify=True)
 
 
