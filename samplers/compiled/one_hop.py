@@ -14,12 +14,16 @@ from samplers.compiled.rows import (
     edge_col,
     edge_id,
     edge_time,
+    first_unseen_time,
     id_at,
     is_known,
     keep_alive,
+    known_at,
+    last_delta_place,
     open_block,
     pointer_to,
     pointers,
+    position_beside,
     position_of,
     prefetch,
     row_has_delta,
@@ -117,10 +121,14 @@ def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
             at, after = (begin + k) * width, (begin + k + 1) * width
             if row_has_delta(csr, node) or sure < end:
                 rank = end - 1
+                place = last_delta_place(csr, node, rank)
+                before = first_unseen_time(time, inclusive)
                 while at < after and rank >= start:
-                    if rank < sure or is_known(csr, node, rank, time, inclusive):
-                        write_slot(csr, position_of(csr, node, rank), slots, at)
+                    position = position_beside(csr, node, rank, place)
+                    if rank < sure or known_at(csr, position) < before:
+                        write_slot(csr, position, slots, at)
                         at += 1
+                    place -= position >= csr.num_base
                     rank -= 1
             else:
                 count = min(width, end - start)
@@ -483,13 +491,16 @@ def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighb
             node, at = row[i], times[i]
             place, rank = ptr[i + 1] - 1, block.stop[k] - 1
             if row_has_delta(csr, node) or block.sure[k] < block.stop[k]:
+                delta_place = last_delta_place(csr, node, rank)
+                before = first_unseen_time(at, inclusive)
                 while place >= ptr[i]:
-                    if rank < block.sure[k] or is_known(csr, node, rank, at, inclusive):
-                        position = position_of(csr, node, rank)
+                    position = position_beside(csr, node, rank, delta_place)
+                    if rank < block.sure[k] or known_at(csr, position) < before:
                         neighbor[place] = col_at(csr, position)
                         time[place] = time_at(csr, position)
                         event_id[place] = id_at(csr, position)
                         place -= 1
+                    delta_place -= position >= csr.num_base
                     rank -= 1
             else:
                 offset = csr.rowptr[node] + block.stop[k] - ptr[i + 1]

@@ -251,6 +251,23 @@ def position_of(csr, row, rank):
 
 
 @compiled
+def last_delta_place(csr, row, rank):
+    """Place of the row's last delta edge up to this rank; the one before the row's first if it has none."""
+    if not csr.has_delta:
+        return np.int64(-1)
+    return bisect_left(csr.delta_rank, csr.delta_rowptr[row], csr.delta_rowptr[row + 1], rank + 1) - 1
+
+
+@compiled
+def position_beside(csr, row, rank, place):
+    """Do ``position_of`` without a search, for who walks through a row and keeps ``last_delta_place`` up."""
+    first = csr.delta_rowptr[row] if csr.has_delta else np.int64(0)
+    if place >= first and csr.delta_rank[place] == rank:
+        return csr.num_base + place
+    return csr.rowptr[row] + rank - (place + 1 - first)
+
+
+@compiled
 def col_at(csr, position):
     """Column of the edge at a position."""
     if csr.has_delta and position >= csr.num_base:
