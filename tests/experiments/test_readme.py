@@ -1,0 +1,73 @@
+"""The README's tables are those of the result files, and nothing else changes."""
+
+import pytest
+
+from experiments.benchmarks.samplers.results import OURS, RATIO, Row, write_rows
+from experiments.benchmarks.samplers.settings import DEFAULT_OUT
+from experiments.readme import BENCHMARK_COMMAND, put_between, update_readme
+
+README = """# Title
+<!-- samplers:begin -->
+The benchmark has not been run.
+<!-- samplers:end -->
+words between
+<!-- results:begin -->
+old figures
+<!-- results:end -->
+the end
+"""
+ROWS = [
+    Row(case="one hop, last-K", system=OURS, unit="seeds/s", value=2_500_000, seeds=1024),
+    Row(case="one hop, last-K", system="DGL", unit="seeds/s", value=250_000, seeds=1024),
+    Row(case="one hop, last-K", system="DGL", unit=RATIO, value=10, seeds=1024, target=6),
+]
+DESCRIBED = {
+    "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    "cpu": "a processor, 2 cores, 2 threads used",
+    "cuda": None,
+    "users": 200_000,
+    "items": 50_000,
+    "edges": 10_000_000,
+    "commit": "abc1234",
+    "date": "2026-11-21",
+}
+
+
+@pytest.fixture
+def readme(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(README)
+    return path
+
+
+def test_without_a_benchmark_its_part_stays(readme, tmp_path):
+    update_readme(readme, tmp_path, {})
+    assert readme.read_text() == README.replace("old figures\n", "\n")
+
+
+def test_the_benchmark_gets_its_table_and_the_command_that_made_it(readme, tmp_path):
+    write_rows(tmp_path / DEFAULT_OUT.name, ROWS, DESCRIBED)
+    update_readme(readme, tmp_path, {})
+    update_readme(readme, tmp_path, {})
+    text = readme.read_text()
+    part = text[text.index("<!-- samplers:begin -->") : text.index("<!-- samplers:end -->")]
+    assert "| one hop, last-K | 2.5 M seeds/s | DGL: 250 k seeds/s | 10 | at least 6 | yes |" in part
+    assert f"`{BENCHMARK_COMMAND}`" in part
+    facts = [line for line in part.splitlines() if line.startswith("- ")]
+    assert facts == [
+        "- 2026-11-21, commit abc1234: a processor, 2 cores, 2 threads used; 200,000 users, 50,000 items, "
+        "10,000,000 edges. python 3.11.7, torch 2.13.0."
+    ]
+    assert "has not been run" not in text
+    assert text.count("| case |") == 1
+    assert text.endswith("<!-- results:end -->\nthe end\n")
+
+
+def test_a_missing_marker_is_told(readme, tmp_path):
+    with pytest.raises(ValueError, match="needs the lines <!-- results:begin -->"):
+        put_between("no markers", "results", "", readme)
+    write_rows(tmp_path / DEFAULT_OUT.name, ROWS, DESCRIBED)
+    readme.write_text(README.replace("<!-- samplers:end -->\n", ""))
+    with pytest.raises(ValueError, match="<!-- samplers:end -->"):
+        update_readme(readme, tmp_path, {})
+    assert "old figures" in readme.read_text()  # nothing is written by halves
