@@ -6,6 +6,7 @@ from samplers.compiled.jit import compiled
 from samplers.compiled.numbers import mix, uniform
 from samplers.compiled.rows import (
     BLOCK,
+    BLOCK_COLUMNS,
     bisect_left,
     col_at,
     first_unseen_time,
@@ -45,7 +46,7 @@ def list_known(
     row, times = pointer_to(seed), pointer_to(seed_time)
     ranks, items, values = pointer_to(rank_of_item), pointer_to(extra), pointer_to(listed)
     width = extra.shape[1]
-    scratch = np.empty((6, BLOCK), np.int64)
+    scratch = np.empty((BLOCK_COLUMNS, BLOCK), np.int64)
     block = open_block(scratch)
     for begin in range(first, stop, BLOCK):
         num_queries = min(BLOCK, stop - begin)

@@ -8,6 +8,7 @@ from samplers.compiled.jit import compiled
 from samplers.compiled.numbers import fixed_point_exp2, log2, lowest_bit, mix, query_state, uniform
 from samplers.compiled.rows import (
     BLOCK,
+    BLOCK_COLUMNS,
     RECORDS_PER_LINE,
     col_at,
     count_visible,
@@ -19,7 +20,6 @@ from samplers.compiled.rows import (
     is_known,
     keep_alive,
     known_at,
-    last_delta_place,
     open_block,
     pointer_to,
     pointers,
@@ -59,7 +59,7 @@ def count_edges(first, stop, arrays, seed, seed_time, inclusive, window, count):
     """How many edges each query may see."""
     csr = pointers(arrays)
     row, times = pointer_to(seed), pointer_to(seed_time)
-    scratch = np.empty((6, BLOCK), np.int64)
+    scratch = np.empty((BLOCK_COLUMNS, BLOCK), np.int64)
     block = open_block(scratch)
     for begin in range(first, stop, BLOCK):
         size = min(BLOCK, stop - begin)
@@ -105,23 +105,31 @@ def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
     """Walk back from the end of what each query sees."""
     csr, slots = pointers(arrays), open_slots(out)
     row, times = pointer_to(seed), pointer_to(seed_time)
-    scratch = np.empty((6, BLOCK), np.int64)
+    scratch = np.empty((BLOCK_COLUMNS, BLOCK), np.int64)
     block = open_block(scratch)
     width = slots.width
     for begin in range(first, stop, BLOCK):
         size = min(BLOCK, stop - begin)
         visible_block(csr, block, row, times, begin, size, inclusive, window)
         for k in range(size):
-            last = csr.rowptr[row[begin + k]] + block.stop[k] - 1
+            num_delta = block.num_delta[k]
+            last = csr.rowptr[row[begin + k]] + block.stop[k] - num_delta - 1
             for j in range(0, min(width, block.stop[k] - block.start[k]), RECORDS_PER_LINE):
                 prefetch(csr.edges.times, (last - j) * csr.edges.num_times)
+            if num_delta:
+                last = csr.delta_rowptr[row[begin + k]] + num_delta - 1
+                prefetch(csr.delta_rank, last)
+                for j in range(0, min(width, num_delta), RECORDS_PER_LINE):
+                    prefetch(csr.delta_edges.times, (last - j) * csr.delta_edges.num_times)
         for k in range(size):
             node, time = row[begin + k], times[begin + k]
             start, sure, end = block.start[k], block.sure[k], block.stop[k]
             at, after = (begin + k) * width, (begin + k + 1) * width
             if row_has_delta(csr, node) or sure < end:
                 rank = end - 1
-                place = last_delta_place(csr, node, rank)
+                place = block.num_delta[k] - 1
+                if csr.has_delta:
+                    place += csr.delta_rowptr[node]
                 before = first_unseen_time(time, inclusive)
                 while at < after and rank >= start:
                     position = position_beside(csr, node, rank, place)
@@ -280,7 +288,7 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
     """Draw from what each query sees, all edges equally likely."""
     csr, slots = pointers(arrays), open_slots(out)
     row, times = pointer_to(seed), pointer_to(seed_time)
-    scratch = np.empty((6, BLOCK), np.int64)
+    scratch = np.empty((BLOCK_COLUMNS, BLOCK), np.int64)
     block = open_block(scratch)
     width = slots.width
     rank_array, count_array = np.empty((BLOCK, width), np.int64), np.empty(BLOCK, np.int64)
@@ -424,7 +432,7 @@ def draw_weighted(
     """Draw from what each query sees by weight."""
     csr, reverse, slots = pointers(arrays), pointers(reverse_arrays), open_slots(out)
     row, times = pointer_to(seed), pointer_to(seed_time)
-    scratch = np.empty((6, BLOCK), np.int64)
+    scratch = np.empty((BLOCK_COLUMNS, BLOCK), np.int64)
     block = open_block(scratch)
     width = slots.width
     number_array, target_array = np.empty(width, np.int64), np.empty(width, np.int64)
@@ -481,7 +489,7 @@ def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighb
     """Fill ``ptr[i]:ptr[i + 1]`` with the last so many edges that query i sees, oldest first."""
     csr = pointers(arrays)
     row, times = pointer_to(seed), pointer_to(seed_time)
-    scratch = np.empty((6, BLOCK), np.int64)
+    scratch = np.empty((BLOCK_COLUMNS, BLOCK), np.int64)
     block = open_block(scratch)
     for begin in range(first, stop, BLOCK):
         size = min(BLOCK, stop - begin)
@@ -491,7 +499,9 @@ def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighb
             node, at = row[i], times[i]
             place, rank = ptr[i + 1] - 1, block.stop[k] - 1
             if row_has_delta(csr, node) or block.sure[k] < block.stop[k]:
-                delta_place = last_delta_place(csr, node, rank)
+                delta_place = block.num_delta[k] - 1
+                if csr.has_delta:
+                    delta_place += csr.delta_rowptr[node]
                 before = first_unseen_time(at, inclusive)
                 while place >= ptr[i]:
                     position = position_beside(csr, node, rank, delta_place)

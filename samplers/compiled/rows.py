@@ -251,16 +251,11 @@ def position_of(csr, row, rank):
 
 
 @compiled
-def last_delta_place(csr, row, rank):
-    """Place of the row's last delta edge up to this rank; the one before the row's first if it has none."""
-    if not csr.has_delta:
-        return np.int64(-1)
-    return bisect_left(csr.delta_rank, csr.delta_rowptr[row], csr.delta_rowptr[row + 1], rank + 1) - 1
-
-
-@compiled
 def position_beside(csr, row, rank, place):
-    """Do ``position_of`` without a search, for who walks through a row and keeps ``last_delta_place`` up."""
+    """Do ``position_of`` without a search, for who walks through a row.
+
+    ``place`` is that of the row's last delta edge up to this rank, or the one before the row's first.
+    """
     first = csr.delta_rowptr[row] if csr.has_delta else np.int64(0)
     if place >= first and csr.delta_rank[place] == rank:
         return csr.num_base + place
@@ -363,6 +358,7 @@ def count_visible(csr, row, time, inclusive, window):
 # Queries are looked up in blocks: a step of the search is made for the whole block before the next one, so
 # that the cache misses of different queries overlap.
 BLOCK = 32
+BLOCK_COLUMNS = 7
 
 
 class Block(NamedTuple):
@@ -371,6 +367,7 @@ class Block(NamedTuple):
     start: Any
     sure: Any
     stop: Any
+    num_delta: Any  # edges of the delta before ``stop``
     low: Any
     length: Any
     target: Any
@@ -378,7 +375,7 @@ class Block(NamedTuple):
 
 @compiled
 def open_block(scratch):
-    """Divide scratch space of 6 * BLOCK numbers."""
+    """Divide scratch space of BLOCK_COLUMNS times BLOCK numbers."""
     return Block(
         pointer_to(scratch[0]),
         pointer_to(scratch[1]),
@@ -386,6 +383,7 @@ def open_block(scratch):
         pointer_to(scratch[3]),
         pointer_to(scratch[4]),
         pointer_to(scratch[5]),
+        pointer_to(scratch[6]),
     )
 
 
@@ -448,7 +446,13 @@ def visible_block(csr, block, row, time, first, num_queries, inclusive, window):
     """Do ``visible_ranks`` for the queries first, ..., first + num_queries - 1."""
     for k in range(num_queries):
         block.target[k] = first_unseen_time(time[first + k], inclusive)
-    rank_block(csr, block, row, first, num_queries, block.stop)
+        block.stop[k] = 0
+        block.num_delta[k] = 0
+    bisect_block(csr.rowptr, csr.edges, block, row, first, num_queries, block.stop)
+    if csr.has_delta:
+        bisect_block(csr.delta_rowptr, csr.delta_edges, block, row, first, num_queries, block.num_delta)
+        for k in range(num_queries):
+            block.stop[k] += block.num_delta[k]
     if window > 0:
         for k in range(num_queries):
             block.target[k] = earlier_by(time[first + k], window)
