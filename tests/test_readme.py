@@ -11,14 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SNIPPET = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "samplers.md").read_text()
 SNIPPETS = [
-    pytest.param(*found.groups(), id=README[: found.start()].rsplit("\n## ", 1)[1].split("\n", 1)[0])
-    for found in SNIPPET.finditer(README)
+    pytest.param(*found.groups(), id=text[: found.start()].rsplit("\n# ", 1)[-1].rsplit("\n## ", 1)[-1][:20])
+    for text in (README, PAGE)
+    for found in SNIPPET.finditer(text)
 ]
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == README.count("```python") == 3
+    assert len(SNIPPETS) == (README + PAGE).count("```python") == 4
     assert all(printed for _, printed in (snippet.values for snippet in SNIPPETS))
 
 
@@ -51,16 +53,17 @@ def test_make_knows_the_commands_and_variables():
 
 
 def test_links_lead_somewhere():
-    text = README + (ROOT / "docs" / "architecture.md").read_text()
-    links = re.findall(r"(?<!!)\[[^]]*\]\(([^)#]+)\)", text)
+    text = README + PAGE + (ROOT / "docs" / "architecture.md").read_text()
+    links = re.findall(r"\[[^]]*\]\(([^)#]+)\)", text)
     inside = {link for link in links if not link.startswith("http")}
     assert len(inside) > 4
     missing = {link for link in inside if not (ROOT / link).exists() and not (ROOT / "docs" / link).exists()}
     assert not missing
 
 
-def test_results_have_their_markers():
-    begin, end = (README.index(f"<!-- results:{name} -->") for name in ("begin", "end"))
+@pytest.mark.parametrize("part", ["results", "samplers"])
+def test_parts_made_from_results_have_their_markers(part):
+    begin, end = (README.index(f"<!-- {part}:{name} -->") for name in ("begin", "end"))
     assert README.rindex("\n## ", 0, begin) < begin < end < README.index("\n## ", begin)
 
 
