@@ -10,6 +10,7 @@ from samplers.compiled.jit import compiled
 from samplers.compiled.numbers import mix, uniform
 from samplers.compiled.rows import (
     MIN_TIME,
+    BLOCK_COLUMNS,
     CSRArrays,
     CSRPointers,
     Edges,
@@ -407,7 +408,7 @@ def walk(
     starts, as_of = pointer_to(start_array), pointer_to(as_of_array)
     out_node, out_type, out_mask = pointer_to(out[0]), pointer_to(out[1]), pointer_to(out[2])
     length = out[0].shape[1]
-    block_scratch = np.empty((6, NUM_WALKS), np.int64)
+    block_scratch = np.empty((BLOCK_COLUMNS, NUM_WALKS), np.int64)
     scratch = np.empty((NUM_SINGLE + 4 * num_slots, NUM_WALKS), np.int64)
     block, work = open_block(block_scratch), open_work(scratch, num_slots)
     for begin in range(first, stop, NUM_WALKS):
