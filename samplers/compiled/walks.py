@@ -9,8 +9,8 @@ from numba.extending import intrinsic
 from samplers.compiled.jit import compiled
 from samplers.compiled.numbers import mix, uniform
 from samplers.compiled.rows import (
-    MIN_TIME,
     BLOCK_COLUMNS,
+    MIN_TIME,
     CSRArrays,
     CSRPointers,
     Edges,
