@@ -16,7 +16,7 @@ from samplers.neighbors import (
     SampledNeighbors,
     SampledSubgraph,
 )
-from samplers.queries import Bound, Engine, check_options, use_compiled
+from samplers.queries import Bound, Engine, check_int64, check_options, use_compiled
 from samplers.recent import RecentNeighborSampler
 from samplers.tables import Candidates, NodeTable, group_times, with_zero
 
@@ -133,6 +133,7 @@ class MultiHopSampler:
         for name, (node, time) in seeds.items():
             if node.shape != time.shape:
                 raise ValueError(f"each seed needs one time: got {len(node)} seeds, {len(time)} times")
+            check_int64(seeds=node, times=time)
             check_ids(f"{name} seed", node, self.num_nodes[name])
         by_edge_time = self.next_hop_bound == "edge"
         sizes = [len(time) for _, time in seeds.values()]

@@ -206,12 +206,20 @@ def check_num_neighbors(num_neighbors: int) -> None:
         raise ValueError(f"num_neighbors must be at least 0, or -1 for all, got {num_neighbors}")
 
 
+def check_int64(**columns: Tensor) -> None:
+    """Raise ``ValueError`` unless all columns are of dtype int64."""
+    for name, values in columns.items():
+        if values.dtype != torch.int64:
+            raise ValueError(f"{name} must be of dtype int64, got {values.dtype}: call .long() on them")
+
+
 def check_queries(csr: TemporalCSR, node: Tensor, time: Tensor) -> None:
     """Raise ``ValueError`` unless each query has one time and a row of its own in the CSR."""
     if node.shape != time.shape:
         raise ValueError(
             f"each seed needs one time: got {tuple(node.shape)} seeds, {tuple(time.shape)} times"
         )
+    check_int64(seeds=node, times=time)
     if node.device != csr.device or time.device != csr.device:
         raise ValueError(
             f"seeds and times must lie where the graph does, on {csr.device}, "

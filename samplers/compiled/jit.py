@@ -33,7 +33,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_pools: dict[int, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 
 
@@ -72,11 +72,21 @@ def run(kernel: Any, size: int, *arguments: Any, least: int = 256) -> None:
 
 
 def _pool(num_workers: int) -> ThreadPoolExecutor:
-    key = (os.getpid(), num_workers)  # a forked child has none of its parent's threads
     with _pools_lock:
-        if key not in _pools:
-            _pools[key] = ThreadPoolExecutor(num_workers, thread_name_prefix="samplers")
-        return _pools[key]
+        if num_workers not in _pools:
+            _pools[num_workers] = ThreadPoolExecutor(num_workers, thread_name_prefix="samplers")
+        return _pools[num_workers]
+
+
+def _forget_pools() -> None:
+    """Leave the parent's threads to the parent, and its lock, which another thread may hold."""
+    global _pools_lock
+    _pools.clear()
+    _pools_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)
 
 
 def _wait(futures: list[Future[None]]) -> None:
