@@ -181,8 +181,7 @@ MUTATIONS = (
     ),
     Mutation(
         "delta forgotten (numba)", ROWS,
-        "    if csr.has_delta:\n        bisect_block(csr.delta_rowptr",
-        "    if csr.has_delta and num_queries < 0:\n        bisect_block(csr.delta_rowptr", **NUMBA,
+        "block.stop[k] += block.num_delta[k]", "block.stop[k] += 0", **NUMBA,
     ),
     Mutation(
         "delta forgotten (torch)", QUERIES,
