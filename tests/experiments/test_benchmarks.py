@@ -26,6 +26,14 @@ from experiments.benchmarks.samplers.timing import Timings, take_turns
 from samplers import MultiHopSampler, NeighborLoader, TemporalCSR, UniformNeighborSampler
 
 
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    """Other tests compare sums bit by bit, which depend on the number of threads."""
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture
 def settings(tmp_path):
     return Settings(

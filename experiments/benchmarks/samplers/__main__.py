@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from experiments.benchmarks.samplers.results import Row
 
 # OpenMP and numba read these when they are loaded, so they are set before any of them is
-for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = str(NUM_THREADS)
+if __name__ == "__main__":
+    for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[_name] = str(NUM_THREADS)
 
 Part = Literal["one_hop", "two_hops", "adapters", "walks", "build", "epoch", "large", "gpu"]
 PARTS: tuple[Part, ...] = ("one_hop", "two_hops", "adapters", "walks", "build", "epoch", "large", "gpu")
