@@ -21,6 +21,7 @@ from samplers.compiled.rows import (
     keep_alive,
     known_at,
     open_block,
+    pointer_plus,
     pointer_to,
     pointers,
     position_beside,
@@ -101,6 +102,17 @@ def pad(slots, at, stop):
 
 
 @compiled
+def write_back(csr, last, count, slots, at):
+    """Copy base edges to slots from position ``last`` back; return how many."""
+    for j in range(count):
+        slots.node[at + j] = edge_col(csr.edges, last - j)
+        slots.edge_time[at + j] = edge_time(csr.edges, last - j)
+        slots.edge_id[at + j] = edge_id(csr.edges, last - j)
+        slots.mask[at + j] = 1
+    return count
+
+
+@compiled
 def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
     """Walk back from the end of what each query sees."""
     csr, slots = pointers(arrays), open_slots(out)
@@ -125,7 +137,7 @@ def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
             node, time = row[begin + k], times[begin + k]
             start, sure, end = block.start[k], block.sure[k], block.stop[k]
             at, after = (begin + k) * width, (begin + k + 1) * width
-            if row_has_delta(csr, node) or sure < end:
+            if block.num_delta[k] > 0 or sure < end:
                 rank = end - 1
                 place = block.num_delta[k] - 1
                 if csr.has_delta:
@@ -139,14 +151,7 @@ def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
                     place -= position >= csr.num_base
                     rank -= 1
             else:
-                count = min(width, end - start)
-                last = csr.rowptr[node] + end - 1
-                for j in range(count):
-                    slots.node[at + j] = edge_col(csr.edges, last - j)
-                    slots.edge_time[at + j] = edge_time(csr.edges, last - j)
-                    slots.edge_id[at + j] = edge_id(csr.edges, last - j)
-                    slots.mask[at + j] = 1
-                at += count
+                at += write_back(csr, csr.rowptr[node] + end - 1, min(width, end - start), slots, at)
             pad(slots, at, after)
     keep_alive(scratch)
 
@@ -292,7 +297,7 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
     block = open_block(scratch)
     width = slots.width
     rank_array, count_array = np.empty((BLOCK, width), np.int64), np.empty(BLOCK, np.int64)
-    num_drawn = pointer_to(count_array)
+    ranks, num_drawn = pointer_to(rank_array), pointer_to(count_array)
     num_bins = count_bins(width)
     bit_array, held_array = np.empty(num_bins >> 6, np.uint64), np.empty(num_bins, np.int64)
     spilled_array = np.empty(width, np.int64)
@@ -302,8 +307,14 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
         visible_block(csr, block, row, times, begin, size, inclusive, window)
         for k in range(size):
             node, time = row[begin + k], times[begin + k]
-            rank = pointer_to(rank_array[k])
+            rank = pointer_plus(ranks, k * width)
             count = num_visible(csr, block, k, node, time, inclusive)
+            if not replace and count <= width and block.num_delta[k] == 0 and block.sure[k] == block.stop[k]:
+                num_drawn[k] = -1  # all of them, which lie side by side
+                last = csr.rowptr[node] + block.stop[k] - 1
+                for j in range(0, count, RECORDS_PER_LINE):
+                    prefetch(csr.edges.times, (last - j) * csr.edges.num_times)
+                continue
             query = query_state(state, begin + k, node, time, by_place)
             if replace:
                 num_drawn[k] = draw_any(rank, width, count, query)
@@ -312,9 +323,13 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
             ranks_of_numbers(csr, block, k, node, time, inclusive, rank, num_drawn[k])
             prefetch_ranks(csr, node, rank, num_drawn[k])
         for k in range(size):
-            write_ranks(
-                csr, row[begin + k], pointer_to(rank_array[k]), num_drawn[k], slots, (begin + k) * width
-            )
+            node, at = row[begin + k], (begin + k) * width
+            if num_drawn[k] < 0:
+                last = csr.rowptr[node] + block.stop[k] - 1
+                count = write_back(csr, last, block.stop[k] - block.start[k], slots, at)
+                pad(slots, at + count, at + width)
+            else:
+                write_ranks(csr, node, pointer_plus(ranks, k * width), num_drawn[k], slots, at)
     keep_alive(scratch)
     keep_alive(rank_array)
     keep_alive(count_array)
@@ -498,7 +513,7 @@ def history(first, stop, arrays, seed, seed_time, inclusive, window, ptr, neighb
             i = begin + k
             node, at = row[i], times[i]
             place, rank = ptr[i + 1] - 1, block.stop[k] - 1
-            if row_has_delta(csr, node) or block.sure[k] < block.stop[k]:
+            if block.num_delta[k] > 0 or block.sure[k] < block.stop[k]:
                 delta_place = block.num_delta[k] - 1
                 if csr.has_delta:
                     delta_place += csr.delta_rowptr[node]

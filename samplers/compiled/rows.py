@@ -116,6 +116,16 @@ def pointer_to(typing_context, array):
 
 
 @intrinsic
+def pointer_plus(typing_context, pointer, index):
+    """Address of ``pointer[index]``."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, index), generate
+
+
+@intrinsic
 def keep_alive(typing_context, array):
     """Use an array made in compiled code once more, after its address: numba frees it behind this."""
 
