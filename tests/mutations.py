@@ -237,7 +237,7 @@ MUTATIONS = (
     ),
     Mutation(
         "one edge too few (numba)", ONE_HOP,
-        "count = min(width, end - start)\n", "count = min(width, end - start - 1)\n", **NUMBA,
+        "min(width, end - start), slots", "min(width, end - start - 1), slots", **NUMBA,
     ),
     Mutation(
         "degree as of now (numba)", ONE_HOP,
