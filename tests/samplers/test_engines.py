@@ -192,9 +192,9 @@ def test_engines_agree_on_rows_of_many_lengths():
     generator = torch.Generator().manual_seed(8)
     row = (torch.rand(12_000, generator=generator) ** 3 * 70).long()
     col = torch.randint(0, 50, (12_000,), generator=generator)
-    time = torch.randint(0, 5000, (12_000,), generator=generator)
+    time = torch.randint(0, 600, (12_000,), generator=generator)
     weight = torch.randint(0, 4, (12_000,), generator=generator).float()
-    known = time + torch.randint(0, 300, (12_000,), generator=generator)
+    known = time + torch.randint(0, 40, (12_000,), generator=generator)
 
     def build(end, part):
         return {
@@ -212,9 +212,9 @@ def test_engines_agree_on_rows_of_many_lengths():
         for end, num_rows, num_cols in (("source", 70, 50), ("destination", 50, 70))
     )
     seed = torch.randint(0, 70, (150,), generator=generator)
-    seed_time = torch.randint(0, 5400, (150,), generator=generator)
+    seed_time = torch.randint(0, 700, (150,), generator=generator)
     for strategy in STRATEGIES:
-        for width, window in ((30, 700), (90, None)):
+        for width, window in ((30, 90), (90, None)):
             compiled, batched = (
                 columns(
                     strategy.sampler(csr, reverse, width, window=window, engine=engine).sample(
