@@ -291,7 +291,7 @@ MUTATIONS = (
     ),
     Mutation(
         "steps of equal time (torch)", QUERIES,
-        "rank_at(csr, node, later_than + 1)", "rank_at(csr, node, later_than)", WALKS,
+        "rank_at(csr, node, later_than + 1)", "rank_at(csr, node, later_than)", ENGINES, "walk",
     ),
     Mutation(
         "negatives exist a moment late", "samplers/negative.py",

@@ -15,6 +15,7 @@ from samplers import (
     TemporalCSR,
     UniformNeighborSampler,
     WeightedNeighborSampler,
+    random_walks,
 )
 from tests.reference import samplers as reference
 from tests.reference.keyed_draws import (
@@ -343,6 +344,28 @@ def test_multi_hop_samples_a_grown_graph_as_a_built_one(engine, graph, extra, bo
             if edge_type in ours:
                 assert torch.equal(ours[edge_type].edge_id, other[edge_type].edge_id)
                 assert torch.equal(ours[edge_type].mask, other[edge_type].mask)
+
+
+@engines
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_directed_walk_takes_no_step_of_the_same_time(direction, engine):
+    """From 0 to 1 or 3; the edge from 1 has the time of the step to it, the one from 3 has not."""
+    beyond = 6 if direction == "forward" else 4
+    steps = [(0, 1, 5), (1, 2, 5), (0, 3, 5), (3, 4, beyond)]
+    edges = [Edge(there, here, time, i, time) for i, (here, there, time) in enumerate(steps)]
+    follow = {("node", "follows", "node"): csr_of(edges, num_sources=5, num_destinations=5)}
+    walks = random_walks(
+        follow,
+        torch.tensor([0]),
+        3,
+        start_type="node",
+        as_of=torch.tensor([9]),
+        walks_per_node=40,
+        direction=direction,
+        engine=engine,
+    )
+    paths = [tuple(path[mask].tolist()) for path, mask in zip(walks.node, walks.mask, strict=True)]
+    assert set(paths) == {(0, 1), (0, 3, 4)}
 
 
 LINE = [Edge(i % 4, 2, i, i, i, weight=float(1 + i % 3)) for i in range(6)]
