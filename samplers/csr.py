@@ -8,7 +8,7 @@ those of the delta's edges follow those of the base's.
 import os
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from jaxtyping import Float32, Int32, Int64, Shaped
@@ -95,23 +95,39 @@ class TemporalCSR:
             num_cols: how many nodes the other end can name.
             row: the end that becomes the row. For edge type (source, relation, destination), sampling "who
                 points here" needs ``row="destination"``.
-            edge_id: a unique, non-negative number for each edge; by default its place in the input.
+            edge_id: a unique, non-negative number for each edge; by default its place in the input. Only
+                ``validate`` checks that they are unique.
             edge_weight: non-negative importance of each edge.
             available_time: when each edge became known, at or after ``edge_time``.
 
         Raises:
-            ValueError: an id is out of range, a weight is negative or not finite, or an edge is known before
-                it happens.
+            ValueError: a tensor of another dtype or length, an id out of range, a weight that is negative or
+                not finite, or an edge that is known before it happens.
 
         """
         if row not in ("source", "destination"):
             raise ValueError(f'row must be "source" or "destination", got {row!r}')
+        check_column("edge_time", edge_time)
+        num_edges = len(edge_time)
+        if not isinstance(edge_index, Tensor) or edge_index.shape != (2, num_edges):
+            found = tuple(edge_index.shape) if isinstance(edge_index, Tensor) else type(edge_index).__name__
+            raise ValueError(
+                f"edge_index must be a tensor of shape (2, {num_edges}): the sources and the destinations of "
+                f"as many edges as there are times, got {found}"
+            )
         row_node, col = (edge_index[0], edge_index[1]) if row == "source" else (edge_index[1], edge_index[0])
+        check_column("edge_index", row_node, or_int32=True)
+        if edge_id is not None:
+            check_column("edge_id", edge_id, or_int32=True, size=num_edges)
+        if edge_weight is not None:
+            check_column("edge_weight", edge_weight, dtype=torch.float32, size=num_edges)
+        if available_time is not None:
+            check_column("available_time", available_time, size=num_edges)
         check_ids("row", row_node, num_rows)
         check_ids("column", col, num_cols)
         _check_edges(edge_time, edge_id, edge_weight, available_time)
         order = sort_edges(row_node, edge_time, edge_id)
-        delay = None if available_time is None else narrow(take(available_time - edge_time, order))
+        delay = None if available_time is None else narrow(take(_delay(edge_time, available_time), order))
         rowptr = build_rowptr(row_node, num_rows)
         return cls(
             rowptr=rowptr,
@@ -292,6 +308,10 @@ class TemporalCSR:
             replace(self, delta=None, delta_rank=None).validate()
             merged = self.compact()
             merged.validate()
+            of_delta = torch.isin(merged.edge_id, self.delta.edge_id).nonzero().flatten()
+            rank = of_delta - merged.rowptr[self.delta.row_of_edge()]
+            if self.delta_rank is None or not torch.equal(rank, self.delta_rank):
+                raise ValueError("delta_rank must be the ranks of the delta's edges: append them again")
             return
         if len(self.rowptr) == 0 or int(self.rowptr[0]) != 0 or int(self.rowptr[-1]) != self.num_edges:
             raise ValueError(f"rowptr must begin with 0 and end with num_edges = {self.num_edges}")
@@ -316,6 +336,8 @@ class TemporalCSR:
                 f"row {int(row[where])} is not sorted by (time, edge id) at position {where}: "
                 "build it with TemporalCSR.from_edge_index"
             )
+        if not torch.equal(sample_times(self.edge_time), cast(Tensor, self.sampled_time)):
+            raise ValueError("sampled_time must be the time of every 16th record: build the CSR again")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder of .npy columns and a JSON header, whole or not at all. See ``csr_files``."""
@@ -350,6 +372,25 @@ class TemporalCSR:
         )
 
 
+def check_column(
+    name: str,
+    values: Tensor,
+    *,
+    dtype: torch.dtype = torch.int64,
+    or_int32: bool = False,
+    size: int | None = None,
+) -> None:
+    """Raise ``ValueError`` unless it is a tensor of one axis, of the dtype and of the size."""
+    if not isinstance(values, Tensor) or values.dim() != 1:
+        found = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{name} must be a tensor of one axis, got {found}")
+    if values.dtype != dtype and not (or_int32 and values.dtype == torch.int32):
+        wanted = str(dtype).removeprefix("torch.") + (" or int32" if or_int32 else "")
+        raise ValueError(f"{name} must be of dtype {wanted}, got {values.dtype}: convert it first")
+    if size is not None and len(values) != size:
+        raise ValueError(f"{name} has {len(values)} values for {size} edges: give one each")
+
+
 def check_ids(name: str, ids: Tensor, num_ids: int) -> None:
     """Raise ``ValueError`` unless all ids lie in [0, num_ids)."""
     if ids.numel() == 0:
@@ -374,6 +415,12 @@ def _check_edges(
                 f"available_time must not lie before edge_time: edge {where} happens at "
                 f"{int(edge_time[where])} and is known at {int(available_time[where])}"
             )
+
+
+def _delay(edge_time: Tensor, available_time: Tensor) -> Tensor:
+    """Subtract without wrapping around: an edge before time 0 that is never known has the longest delay."""
+    delay = available_time - edge_time
+    return delay.where(delay >= 0, torch.iinfo(torch.int64).max)
 
 
 def _gather(column: Tensor | None, position: Tensor) -> Tensor:

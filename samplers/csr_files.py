@@ -73,6 +73,15 @@ def open_csr(path: str | os.PathLike[str]) -> TemporalCSR:
     """
     path = Path(path)
     header = _read_header(path)
+    try:
+        return _open_columns(path, header)
+    except CorruptedCSRError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CorruptedCSRError(f"{path} does not hold what its {_HEADER} says: save it again") from error
+
+
+def _open_columns(path: Path, header: dict[str, Any]) -> TemporalCSR:
     columns: dict[str, Any] = {}
     for name, size in header["bytes"].items():
         file = path / f"{name}.npy"
@@ -80,7 +89,10 @@ def open_csr(path: str | os.PathLike[str]) -> TemporalCSR:
         if found != size:
             raise CorruptedCSRError(f"{file} should have {size} bytes, it has {found}: copy or save it again")
         columns[name] = _map_column(file)
-    csr = TemporalCSR(num_cols=header["num_cols"], num_late_edges=header["num_late_edges"], **columns)
+    num_cols, num_late_edges = header["num_cols"], header["num_late_edges"]
+    if not isinstance(num_cols, int) or not isinstance(num_late_edges, int):
+        raise CorruptedCSRError(f"{path}: num_cols and num_late_edges of {_HEADER} must be whole numbers")
+    csr = TemporalCSR(num_cols=num_cols, num_late_edges=num_late_edges, **columns)
     if (csr.num_rows, csr.num_edges) != (header["num_rows"], header["num_edges"]):
         raise CorruptedCSRError(f"{path}: the columns have other lengths than {_HEADER} says: save it again")
     return csr
@@ -91,6 +103,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         header = json.loads((path / _HEADER).read_text())
     except (OSError, ValueError) as error:
         raise CorruptedCSRError(f"{path} holds no readable {_HEADER}: it is not a saved CSR") from error
+    if not isinstance(header, dict):
+        raise CorruptedCSRError(f"{path / _HEADER} is not a saved CSR's: save it again")
     if header.get("format") != "TemporalCSR" or header.get("version") != FORMAT_VERSION:
         raise CorruptedCSRError(
             f"{path} has format {header.get('format')!r} version {header.get('version')!r}, "

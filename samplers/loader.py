@@ -120,6 +120,7 @@ class NeighborLoader:
             raise ValueError(f"each seed needs one time: got {len(seed)} seeds and {len(seed_time)} times")
         self.sampler, self.node_type, self.seed, self.seed_time = sampler, node_type, seed, seed_time
         self.loader_options = (batch_size, shuffle, group, random_seed, prefetch)
+        self._seed_loader(0)  # checks its options
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -128,6 +129,14 @@ class NeighborLoader:
     def batches(self, epoch: int = 0, *, start_batch: int = 0) -> Iterator[NeighborBatch]:
         """Yield the batches of an epoch, as ``SeedLoader.batches``."""
         return self._seed_loader(epoch).batches(epoch, start_batch=start_batch)
+
+    def __repr__(self) -> str:
+        batch_size, shuffle, group, random_seed, prefetch = self.loader_options
+        return (
+            f"NeighborLoader({self.sampler!r}, {self.node_type!r}, num_seeds={len(self.seed)}, "
+            f"batch_size={batch_size}, shuffle={shuffle}, grouped={group is not None}, "
+            f"random_seed={random_seed}, prefetch={prefetch})"
+        )
 
     def _seed_loader(self, epoch: int) -> SeedLoader[NeighborBatch]:
         batch_size, shuffle, group, random_seed, prefetch = self.loader_options

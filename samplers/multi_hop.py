@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from samplers.csr import TemporalCSR, check_ids
+from samplers.csr import TemporalCSR, check_column, check_ids
 from samplers.neighbors import (
     EdgeType,
     HopEdges,
@@ -16,7 +16,7 @@ from samplers.neighbors import (
     SampledNeighbors,
     SampledSubgraph,
 )
-from samplers.queries import Bound, Engine, check_int64, check_options, use_compiled
+from samplers.queries import Bound, Engine, check_options, use_compiled
 from samplers.recent import RecentNeighborSampler
 from samplers.tables import Candidates, NodeTable, group_times, with_zero
 
@@ -71,11 +71,13 @@ class MultiHopSampler:
         if next_hop_bound not in ("seed", "edge"):
             raise ValueError(f'next_hop_bound must be "seed" or "edge", got {next_hop_bound!r}')
         fan_outs = _fan_outs(csrs, num_neighbors)
+        if isinstance(strategy, Mapping) and not strategy.keys() >= csrs.keys():
+            raise ValueError(f"strategy must name the edge types {sorted(csrs)}, got {sorted(strategy)}")
         self.num_hops = len(next(iter(fan_outs.values())))
         self.next_hop_bound = next_hop_bound
         self.unique_across_hops = all(len(set(fan_out)) <= 1 for fan_out in fan_outs.values())
         self.node_types = sorted({end for source, _, destination in csrs for end in (source, destination)})
-        self.num_nodes = _num_nodes(csrs)
+        self.num_nodes = count_nodes(csrs)
         self.is_compiled = use_compiled(engine, next(iter(csrs.values())).device)
         self.bound, self.window = bound, window
         self.samplers: dict[EdgeType, list[NeighborSampler | None]] = {}
@@ -122,6 +124,13 @@ class MultiHopSampler:
             hops=hops,
         )
 
+    def __repr__(self) -> str:
+        hops = ", ".join(f"{edge_type}: {samplers!r}" for edge_type, samplers in self.samplers.items())
+        return (
+            f"MultiHopSampler({{{hops}}}, bound={self.bound!r}, window={self.window}, "
+            f"next_hop_bound={self.next_hop_bound!r}, engine={'numba' if self.is_compiled else 'torch'!r})"
+        )
+
     def _add_seeds(
         self,
         tables: dict[NodeType, NodeTable],
@@ -131,9 +140,10 @@ class MultiHopSampler:
     ) -> tuple[int, dict[NodeType, Tensor]]:
         """Make rows of the seeds, by time in order of first appearance; return the number of times too."""
         for name, (node, time) in seeds.items():
+            check_column("seeds", node)
+            check_column("times", time)
             if node.shape != time.shape:
                 raise ValueError(f"each seed needs one time: got {len(node)} seeds, {len(time)} times")
-            check_int64(seeds=node, times=time)
             check_ids(f"{name} seed", node, self.num_nodes[name])
         by_edge_time = self.next_hop_bound == "edge"
         sizes = [len(time) for _, time in seeds.values()]
@@ -213,6 +223,8 @@ class MultiHopSampler:
 def _fan_outs(csrs: Mapping[EdgeType, TemporalCSR], num_neighbors: FanOut) -> dict[EdgeType, list[int]]:
     if not csrs:
         raise ValueError("a multi-hop sampler needs at least one edge type, got none")
+    if isinstance(num_neighbors, int):
+        raise ValueError(f"num_neighbors needs one number a hop, such as [{num_neighbors}] for one hop")
     if isinstance(num_neighbors, Mapping):
         if num_neighbors.keys() != csrs.keys():
             raise ValueError(
@@ -226,7 +238,7 @@ def _fan_outs(csrs: Mapping[EdgeType, TemporalCSR], num_neighbors: FanOut) -> di
     return fan_outs
 
 
-def _num_nodes(csrs: Mapping[EdgeType, TemporalCSR]) -> dict[NodeType, int]:
+def count_nodes(csrs: Mapping[EdgeType, TemporalCSR]) -> dict[NodeType, int]:
     """Return how many nodes of each type the CSRs can name.
 
     Raises:

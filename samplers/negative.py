@@ -139,6 +139,13 @@ class NegativeSampler:
         check_queries(self.csr, seed, seed_time)
         if positive is None:
             positive = seed.new_empty(len(seed), 0)
+        if positive.dim() != 2 or len(positive) != len(seed) or positive.dtype != torch.int64:
+            raise ValueError(
+                f"positive must be int64 of shape ({len(seed)}, num_positives), a row for each seed, got "
+                f"{positive.dtype} of shape {tuple(positive.shape)}"
+            )
+        if num_negatives < 0:
+            raise ValueError(f"num_negatives must be at least 0, got {num_negatives}")
         check_ids("positive", positive, self.num_items)
         keys: tuple[Key, ...] = (self.random_seed, epoch, "negative", seed, seed_time)
         if generator is not None:
@@ -162,6 +169,7 @@ class NegativeSampler:
         """Whether the seed has an edge to the item that is visible at the time."""
         shape, (seed, item, time) = item.shape, (column.flatten() for column in (seed, item, time))
         check_queries(self.csr, seed, time)
+        check_ids("item", item, self.num_items)
         count = self._count(self.csr, seed, time)
         found = torch.zeros_like(seed, dtype=torch.bool)
         for piece in pieces(count):

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from samplers.csr import TemporalCSR, check_ids
+from samplers.csr import TemporalCSR, check_column, check_ids
 
 Bound = Literal["strict", "inclusive"]
 Engine = Literal["auto", "numba", "torch"]
@@ -196,30 +197,29 @@ def check_options(bound: str, window: int | None) -> None:
     """Raise ``ValueError`` unless the bound is known and the window positive."""
     if bound not in ("strict", "inclusive"):
         raise ValueError(f'bound must be "strict" or "inclusive", got {bound!r}')
-    if window is not None and window <= 0:
-        raise ValueError(f"window must be a positive length of time or None for no window, got {window}")
+    if window is not None and not (is_whole(window) and 0 < window <= _MAX_TIME):
+        raise ValueError(
+            f"window must be a positive whole length of time or None for no window, got {window!r}"
+        )
 
 
 def check_num_neighbors(num_neighbors: int) -> None:
     """Raise ``ValueError`` unless it is a count or -1 for all."""
-    if num_neighbors < -1:
-        raise ValueError(f"num_neighbors must be at least 0, or -1 for all, got {num_neighbors}")
+    if not is_whole(num_neighbors) or num_neighbors < -1:
+        raise ValueError(f"num_neighbors must be at least 0, or -1 for all, got {num_neighbors!r}")
 
 
-def check_int64(**columns: Tensor) -> None:
-    """Raise ``ValueError`` unless all columns are of dtype int64."""
-    for name, values in columns.items():
-        if values.dtype != torch.int64:
-            raise ValueError(f"{name} must be of dtype int64, got {values.dtype}: call .long() on them")
+def is_whole(value: object) -> bool:
+    """Tell whether it is a whole number, of Python's or numpy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_queries(csr: TemporalCSR, node: Tensor, time: Tensor) -> None:
     """Raise ``ValueError`` unless each query has one time and a row of its own in the CSR."""
+    check_column("seeds", node)
+    check_column("times", time)
     if node.shape != time.shape:
-        raise ValueError(
-            f"each seed needs one time: got {tuple(node.shape)} seeds, {tuple(time.shape)} times"
-        )
-    check_int64(seeds=node, times=time)
+        raise ValueError(f"each seed needs one time: got {len(node)} seeds, {len(time)} times")
     if node.device != csr.device or time.device != csr.device:
         raise ValueError(
             f"seeds and times must lie where the graph does, on {csr.device}, "

@@ -7,6 +7,7 @@ Generators, OOPSLA 2014), chained over the keys: state = finalise((state xor key
 import hashlib
 import math
 from functools import lru_cache
+from numbers import Integral
 
 import torch
 from jaxtyping import Float64, Int64
@@ -133,8 +134,8 @@ def stable_hash(text: str) -> int:
 
 
 def _word(key: FixedKey) -> int:
-    if isinstance(key, int):
-        return key & _WORD
+    if isinstance(key, Integral):
+        return int(key) & _WORD
     if isinstance(key, str):
         return stable_hash(key)
     if key is None:

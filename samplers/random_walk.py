@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Generator, Tensor
 
-from samplers.csr import TemporalCSR, check_ids
+from samplers.csr import TemporalCSR, check_column, check_ids
+from samplers.multi_hop import count_nodes
 from samplers.neighbors import EdgeType, NodeType
 from samplers.pairs import shares_visible_edge
 from samplers.queries import (
@@ -179,6 +180,7 @@ class _Graph:
         if start_type not in node_types:
             raise ValueError(f"start_type must be one of {node_types}, got {start_type!r}")
         _check_metapath(csrs, metapath, start_type, walk_length)
+        count_nodes(csrs)
         edge_types = sorted(csrs)
         steps = [edge_types] if metapath is None else [[edge_type] for edge_type in metapath]
         return cls(
@@ -194,6 +196,8 @@ class _Graph:
 
     def check_starts(self, start: Tensor, as_of: Tensor, start_type: NodeType) -> None:
         """Raise ``ValueError`` unless starts are nodes of their type and lie where the graph does."""
+        check_column("start", start)
+        check_column("as_of", as_of)
         code = self.node_types.index(start_type)
         rows = [csr for i, csr in enumerate(self.csrs) if any(i in step[code] for step in self.leaving)]
         for csr in self.csrs:

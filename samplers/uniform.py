@@ -84,8 +84,9 @@ def _distinct_numbers(uniform: Tensor, count: Tensor) -> Tensor:
     """
     width = uniform.shape[1]
     first = (count - width).clamp(min=0)
-    chosen = torch.empty_like(uniform, dtype=torch.int64)
-    for slot in range(width):
+    chosen = torch.zeros_like(uniform, dtype=torch.int64)
+    longest = int(count.max()) if len(count) else 0
+    for slot in range(min(width, longest)):  # behind it no row has a slot
         last = first + slot
         drawn = scale_to_integers(uniform[:, slot], last + 1)
         taken = (chosen[:, :slot] == drawn[:, None]).any(1)

@@ -1,5 +1,6 @@
 """Neighbours drawn by importance: edge weight, degree of the neighbour, or recency."""
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -178,7 +179,7 @@ def _check_weight(
         if csr.edge_weight is None:
             raise ValueError('weight="edge_weight" needs a CSR built with edge_weight')
     elif weight == "recency":
-        if half_life is None or half_life <= 0:
+        if half_life is None or not 0 < half_life < math.inf:
             raise ValueError(f'weight="recency" needs half_life > 0 (unit of the times), got {half_life}')
     elif weight == "degree":
         if reverse_csr is None or reverse_csr.num_rows < csr.num_cols:

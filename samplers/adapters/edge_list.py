@@ -163,13 +163,19 @@ def _checked_labels(name: str, column: np.ndarray) -> np.ndarray:
             )
         return column.astype(np.int64)
     if column.dtype.kind in "iu":
-        return column.astype(np.int64)
+        return _as_int64(f"{name} labels", column)
     if column.dtype.kind in "UT":
         return column.astype(str)
     raise ValueError(
         f"{name} labels must be strings or integers, got {column.dtype}: a column of integers with missing "
         "values turns into floats; drop those edges, then convert it"
     )
+
+
+def _as_int64(name: str, column: np.ndarray) -> np.ndarray:
+    if column.dtype == np.uint64 and len(column) and column.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must be below 2^63, got {column.max()}: take strings for larger numbers")
+    return column.astype(np.int64)
 
 
 def _kind(label: Any) -> type | None:
@@ -195,7 +201,7 @@ def _checked_times(column: np.ndarray, source: np.ndarray, destination: np.ndarr
         fraction = ~missing & np.fromiter((_kind(value) is not int for value in column), dtype=bool)
         times = np.where(missing | fraction, 0, column).astype(np.int64)
     elif column.dtype.kind in "iu":
-        times = column.astype(np.int64)
+        times = _as_int64("times", column)
     else:
         raise ValueError(f"times must be integers or datetime64, got {column.dtype}: parse them first")
     for wrong, problem in (

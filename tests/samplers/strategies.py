@@ -23,7 +23,11 @@ def edge_sets(draw, *, max_size=25, delayed=None, num_sources=NUM_SOURCES, num_d
         st.integers(0, 3),
     )
     # hypothesis prefers short lists, most of which hold no edge that a query sees
-    rows = draw(st.one_of(st.lists(row, max_size=max_size), st.lists(row, min_size=min(12, max_size), max_size=max_size)))
+    rows = draw(
+        st.one_of(
+            st.lists(row, max_size=max_size), st.lists(row, min_size=min(12, max_size), max_size=max_size)
+        )
+    )
     ids = draw(st.permutations(range(len(rows))))
     if delayed is None:
         delayed = draw(st.booleans())

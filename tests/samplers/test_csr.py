@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -204,3 +205,45 @@ def test_torch_and_numpy_sorts_agree(monkeypatch):
     packed = TemporalCSR.from_edge_index(index, time, **options)
     monkeypatch.setattr(edge_sort, "_stable_argsort", lambda key: torch.argsort(key, stable=True))
     same(TemporalCSR.from_edge_index(index, time, **options), packed)
+
+
+def test_an_edge_that_is_never_known_is_never_seen():
+    csr = TemporalCSR.from_edge_index(
+        torch.tensor([[0, 0], [0, 0]]),
+        torch.tensor([-5, -4]),
+        num_rows=1,
+        num_cols=1,
+        row="source",
+        available_time=torch.tensor([2**63 - 1, -4]),
+    )
+    node, time = torch.zeros(3, dtype=torch.int64), torch.tensor([-4, 0, 2**62])
+    for engine in ("numba", "torch"):
+        assert count_edges(csr, node, time, engine=engine).tolist() == [0, 1, 1]
+
+
+def test_validate_finds_wrong_helpers(tmp_path):
+    edge_index = torch.stack([torch.zeros(40, dtype=torch.int64), torch.arange(40)])
+    csr = TemporalCSR.from_edge_index(edge_index, torch.arange(40), num_rows=1, num_cols=40, row="source")
+    with pytest.raises(ValueError, match="sampled_time"):
+        replace(csr, sampled_time=torch.zeros_like(csr.sampled_time)).validate()
+    grown = csr.append(torch.tensor([[0, 0], [1, 2]]), torch.tensor([7, 90]), row="source")
+    grown.validate()
+    with pytest.raises(ValueError, match="delta_rank"):
+        replace(grown, delta_rank=grown.delta_rank + 1).validate()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: [],
+        lambda header: {k: v for k, v in header.items() if k != "bytes"},
+        lambda header: {**header, "bytes": {}},
+        lambda header: {**header, "num_cols": "80"},
+    ],
+)
+def test_a_header_that_says_something_else_is_recognised(tmp_path, change):
+    csr_of([reference.Edge(0, 0, 1, 0, 1)]).save(tmp_path / "graph")
+    file = tmp_path / "graph" / "header.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(CorruptedCSRError):
+        TemporalCSR.open(tmp_path / "graph")

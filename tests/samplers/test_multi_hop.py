@@ -213,9 +213,7 @@ def test_repeated_seeds_have_rows_of_their_own(graph, asked, next_hop_bound):
         assert own.num_nodes_after_hop[name][0] == len(pairs)
         assert sorted(own.seed_index[name].tolist()) == list(range(len(pairs)))
         for i in range(len(pairs)):
-            trees = [
-                tree(subgraph, name, int(subgraph.seed_index[name][i]), 2) for subgraph in (shared, own)
-            ]
+            trees = [tree(subgraph, name, int(subgraph.seed_index[name][i]), 2) for subgraph in (shared, own)]
             assert trees[0] == trees[1]
 
 
