@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[_name] = str(NUM_THREADS)
+    # threads that wait by spinning would take the cores from the system whose turn comes next
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Part = Literal["one_hop", "two_hops", "adapters", "walks", "build", "epoch", "large", "gpu"]
 PARTS: tuple[Part, ...] = ("one_hop", "two_hops", "adapters", "walks", "build", "epoch", "large", "gpu")
