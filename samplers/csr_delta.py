@@ -33,12 +33,11 @@ def append_csr(csr: TemporalCSR, new: TemporalCSR) -> TemporalCSR:
     row = delta.row_of_edge()
     rank = _base_edges_before(csr, delta, row) - csr.rowptr[row]
     rank += torch.arange(delta.num_edges, device=csr.device) - delta.rowptr[row]
-    delays = [part.max_delay for part in (csr, new) if part.max_delay is not None]
     return replace(
         csr,
         delta=delta,
         delta_rank=rank,
-        max_delay=torch.stack(delays).amax(0) if delays else None,
+        max_delay=_larger_delays(csr, new),
         num_late_edges=csr.num_late_edges + late,
     )
 
@@ -46,6 +45,12 @@ def append_csr(csr: TemporalCSR, new: TemporalCSR) -> TemporalCSR:
 def compact_csr(csr: TemporalCSR) -> TemporalCSR:
     """Merge base and delta into one base."""
     return csr if csr.delta is None else _merge(csr, csr.delta)
+
+
+def _larger_delays(csr: TemporalCSR, other: TemporalCSR) -> Tensor | None:
+    """Return the largest delay of each row in either; None if neither has any."""
+    delays = [part.max_delay for part in (csr, other) if part.max_delay is not None]
+    return torch.stack(delays).amax(0) if delays else None
 
 
 def _count_late(csr: TemporalCSR, new: TemporalCSR) -> int:
@@ -87,12 +92,10 @@ def _merge(base: TemporalCSR, delta: TemporalCSR) -> TemporalCSR:
         # a delay that one side lacks is 0
         columns[name][from_base] = 0 if old is None else old.to(dtype)
         columns[name][from_delta] = 0 if new is None else new.to(dtype)
-    # a base that is compacted carries the maximum over its delta already
-    delays = [part.max_delay for part in (base, delta) if part.max_delay is not None]
     return TemporalCSR(
         rowptr=base.rowptr + delta.rowptr,
         num_cols=delta.num_cols,
-        max_delay=torch.stack(delays).amax(0) if delays else None,
+        max_delay=_larger_delays(base, delta),
         num_late_edges=base.num_late_edges,
         **columns,
     )

@@ -19,6 +19,7 @@ from samplers.queries import (
     use_compiled,
     visible_edges,
 )
+from samplers.tables import with_zero
 
 
 class EventHistorySampler:
@@ -74,8 +75,7 @@ class EventHistorySampler:
         if len(events) > 1:
             columns = _sorted_events(columns)
         columns, count = self._last_events(columns, len(seed))
-        ptr = torch.zeros(len(seed) + 1, dtype=torch.int64, device=query.device)
-        torch.cumsum(count, 0, out=ptr[1:])
+        ptr = with_zero(count.cumsum(0))
         return EventHistory(ptr, columns[1], columns[2], columns[3], columns[4] if self.is_typed else None)
 
     def _events(self, csr: TemporalCSR, seed: Tensor, seed_time: Tensor) -> tuple[Tensor, ...]:
@@ -95,8 +95,7 @@ class EventHistorySampler:
         count = count_edges(csr, seed, seed_time, bound=self.bound, window=self.window)
         if self.max_events is not None:
             count = count.clamp(max=self.max_events)
-        ptr = torch.zeros(len(seed) + 1, dtype=torch.int64)
-        torch.cumsum(count, 0, out=ptr[1:])
+        ptr = with_zero(count.cumsum(0))
         columns = [torch.empty(int(ptr[-1]), dtype=torch.int64) for _ in range(3)]
         queries = compiled_queries(seed, seed_time, self.bound, self.window)
         arrays = [column.numpy() for column in columns]

@@ -235,12 +235,11 @@ def bisect_rows(
     target: Tensor,
     *,
     side: Literal["left", "right"],
-    order: Tensor | None = None,
 ) -> Tensor:
     """First place in [low, high) whose value is >= target (left) or > target (right), else ``high``.
 
-    All queries step together, as often as the longest range needs. ``values`` (seen through ``order``, if
-    given) must be sorted inside each range only.
+    All queries step together, as often as the longest range needs. ``values`` must be sorted inside each
+    range only.
     """
     if low.numel() == 0:
         return low.clone()
@@ -248,7 +247,7 @@ def bisect_rows(
     for _ in range(max(longest, 0).bit_length()):
         middle = (low + high) >> 1
         place = middle.clamp(max=len(values) - 1)  # a finished query may point behind the last edge
-        value = values[place if order is None else order[place].long()]
+        value = values[place]
         right = ((value < target) if side == "left" else (value <= target)) & (low < high)
         low, high = torch.where(right, middle + 1, low), torch.where(right, high, middle)
     return low

@@ -176,8 +176,7 @@ MUTATIONS = (
     ),
     Mutation(
         "delay of appended edges ignored", "samplers/csr_delta.py",
-        "delays = [part.max_delay for part in (csr, new) if part.max_delay is not None]",
-        "delays = [part.max_delay for part in (csr,) if part.max_delay is not None]",
+        "max_delay=_larger_delays(csr, new)", "max_delay=csr.max_delay",
     ),
     Mutation(
         "delta forgotten (numba)", ROWS,

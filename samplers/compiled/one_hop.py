@@ -9,7 +9,6 @@ from samplers.compiled.numbers import fixed_point_exp2, log2, lowest_bit, mix, q
 from samplers.compiled.rows import (
     BLOCK,
     BLOCK_COLUMNS,
-    RECORDS_PER_LINE,
     col_at,
     count_visible,
     edge_col,
@@ -27,6 +26,7 @@ from samplers.compiled.rows import (
     position_beside,
     position_of,
     prefetch,
+    prefetch_back,
     row_has_delta,
     time_at,
     visible_block,
@@ -126,13 +126,11 @@ def recent(first, stop, arrays, seed, seed_time, inclusive, window, out):
         for k in range(size):
             num_delta = block.num_delta[k]
             last = csr.rowptr[row[begin + k]] + block.stop[k] - num_delta - 1
-            for j in range(0, min(width, block.stop[k] - block.start[k]), RECORDS_PER_LINE):
-                prefetch(csr.edges.times, (last - j) * csr.edges.num_times)
+            prefetch_back(csr.edges, last, min(width, block.stop[k] - block.start[k]))
             if num_delta:
                 last = csr.delta_rowptr[row[begin + k]] + num_delta - 1
                 prefetch(csr.delta_rank, last)
-                for j in range(0, min(width, num_delta), RECORDS_PER_LINE):
-                    prefetch(csr.delta_edges.times, (last - j) * csr.delta_edges.num_times)
+                prefetch_back(csr.delta_edges, last, min(width, num_delta))
         for k in range(size):
             node, time = row[begin + k], times[begin + k]
             start, sure, end = block.start[k], block.sure[k], block.stop[k]
@@ -311,9 +309,7 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
             count = num_visible(csr, block, k, node, time, inclusive)
             if not replace and count <= width and block.num_delta[k] == 0 and block.sure[k] == block.stop[k]:
                 num_drawn[k] = -1  # all of them, which lie side by side
-                last = csr.rowptr[node] + block.stop[k] - 1
-                for j in range(0, count, RECORDS_PER_LINE):
-                    prefetch(csr.edges.times, (last - j) * csr.edges.num_times)
+                prefetch_back(csr.edges, csr.rowptr[node] + block.stop[k] - 1, count)
                 continue
             query = query_state(state, begin + k, node, time, by_place)
             if replace:

@@ -201,6 +201,13 @@ def prefetch(typing_context, pointer, index):
 
 
 @compiled
+def prefetch_back(edges, last, count):
+    """Ask for the records of so many edges from place ``last`` back."""
+    for j in range(0, count, RECORDS_PER_LINE):
+        prefetch(edges.times, (last - j) * edges.num_times)
+
+
+@compiled
 def bisect_left(values, low, high, target):
     """First place in [low, high) whose value is >= target, else high. No branches: they would mispredict."""
     length = high - low
@@ -220,15 +227,6 @@ def bisect_time(edges, low, high, time):
         low += half * (edge_time(edges, low + half - 1) < time)
         length -= half
     return low + (length == 1 and edge_time(edges, low) < time)
-
-
-@compiled
-def row_length(csr, row):
-    """Edges in a row."""
-    length = csr.rowptr[row + 1] - csr.rowptr[row]
-    if csr.has_delta:
-        length += csr.delta_rowptr[row + 1] - csr.delta_rowptr[row]
-    return length
 
 
 @compiled

@@ -106,14 +106,14 @@ def insert_rows(
 
     """
     num_types, num_groups = group_ptr.shape[0], group_ptr.shape[1] - 1
-    largest = 1
+    amount = np.zeros(num_groups, np.int64)  # rows and candidates of each group
+    largest = np.int64(1)
     for group in range(num_groups):
-        amount = 0
         for kind in range(num_types):
-            amount += (group_ptr[kind, group + 1] - group_ptr[kind, group]) * width[kind]
+            amount[group] += (group_ptr[kind, group + 1] - group_ptr[kind, group]) * width[kind]
         for hop in range(known_ptr.shape[0]):
-            amount += known_ptr[hop, group + 1] - known_ptr[hop, group]
-        largest = max(largest, amount)
+            amount[group] += known_ptr[hop, group + 1] - known_ptr[hop, group]
+        largest = max(largest, amount[group])
     # one time for all and few nodes: a slot for each node
     is_direct = num_groups == 1 and not by_edge_time and num_nodes <= 4 * largest
     capacity = np.int64(16)
@@ -132,13 +132,8 @@ def insert_rows(
     new_ptr = np.empty(num_groups + 1, np.int64)
     for group in range(num_groups):
         new_ptr[group] = num_rows
-        amount = 0
-        for kind in range(num_types):
-            amount += (group_ptr[kind, group + 1] - group_ptr[kind, group]) * width[kind]
-        for hop in range(known_ptr.shape[0]):
-            amount += known_ptr[hop, group + 1] - known_ptr[hop, group]
         size = np.int64(16)
-        while size < 2 * amount:
+        while size < 2 * amount[group]:
             size *= 2
         if not is_direct and group > 0:
             for place in range(size):
