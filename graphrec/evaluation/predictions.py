@@ -33,6 +33,10 @@ class Predictions:
     period: Int32[np.ndarray, " num_rows"] | None = None
     """Whole periods of the chosen length since 1970-01-01 00:00 in local time."""
     slicings: tuple[Slicing, ...] = ()
+    is_probability: bool = True
+    """Whether scores lie in [0, 1] and mean a click rate; else they only rank."""
+    sources: tuple[str, ...] = ()
+    """Names of the files, or what the source was called."""
     notes: tuple[str, ...] = ()
     """What was guessed or is worth knowing, in words."""
     fingerprint: str = ""
