@@ -93,7 +93,7 @@ def test_bootstrap_values_match_resampled_rows(metric, drawn, random_seed):
     )
     rows_of = reference.rows_by_group(user.tolist())
     users = sorted(rows_of)
-    times_drawn = significance._draw_clusters(np.random.default_rng(random_seed), 3, len(users))
+    times_drawn = significance.draw_clusters(len(users), 3, random_seed)
     assert (times_drawn.sum(axis=1) == len(users)).all()
     for counts, value in zip(
         [np.ones(len(users), int), *times_drawn], [result.value, *result.resampled], strict=True
@@ -160,12 +160,13 @@ def test_bootstrap_difference_is_paired_and_repeatable():
     assert result.interval[0] < result.value < result.interval[1]
 
 
-def test_chunks_do_not_change_the_draws(monkeypatch):
-    label, score_a, _, user = simulated(40, 3)
-    whole = evaluation.clustered_bootstrap(label, score_a, user, metric="auc", num_resamples=21)
-    monkeypatch.setattr(significance, "_ELEMENTS_AT_ONCE", 5 * len(label))
-    parts = evaluation.clustered_bootstrap(label, score_a, user, metric="auc", num_resamples=21)
-    np.testing.assert_allclose(whole.resampled, parts.resampled)
+def test_blocks_do_not_change_the_resamples(monkeypatch):
+    sums = np.random.default_rng(0).normal(size=(301, 5))
+    whole = significance.bootstrap_sums(sums, 203, random_seed=4)
+    monkeypatch.setattr(significance, "_COUNT_BYTES", 3 * len(sums))
+    assert (significance.bootstrap_sums(sums, 203, random_seed=4) == whole).all()
+    assert (significance.bootstrap_sums(sums, 7, random_seed=4) == whole[:7]).all()
+    assert (significance.bootstrap_sums(sums, 203, random_seed=5) != whole).any()
 
 
 def test_bootstrap_refuses_what_it_cannot_resample():
