@@ -18,7 +18,10 @@ from experiments.inputs import MainInputs
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.events import EventLog
 from graph_builders.splits import day_bounds, periods
+from graphrec.evaluation.replay import ReplayModel, replay
+from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, DeepFMRanker
+from graphrec.models.inputs import ClickBatch
 from graphrec.models.trees import BoostedTrees, TreesConfig
 from graphrec.training.batches import ClickData, click_batches, click_loader, rows_between
 from graphrec.training.long_term import LongTermSnapshots
@@ -95,15 +98,52 @@ class Scores:
     num_parameters: int
 
 
-def run_trees(day: TestedDay, config: TreesConfig, seed: int) -> Scores:
-    """Boosted trees on raw past counts; during the day the counts are fresh and the trees stay."""
-    features = torch.cat([day.raw_dense, day.static], dim=1)
-    rows = day.train_rows()
-    model = BoostedTrees(replace(config, random_seed=seed)).fit(
-        features[rows], day.data.impressions.label[rows]
+def replay_day(day: TestedDay, model: ReplayModel, period: int) -> dict[str, np.ndarray]:
+    """Take a model through a test day; its rows are numbers into ``day.data``. Returns scores by name."""
+    shown = day.data.impressions
+    rows = {"row": torch.arange(len(shown)), "time": shown.time, "label": shown.label}
+    frame = replay(
+        model,
+        rows,
+        test_from=day.start,
+        test_until=day.end,
+        period=period / 1000,
+        time_unit="ms",
+        score="none",
     )
-    test = rows_between(day.data, day.start, day.end)
-    return Scores({"none": model.predict(features[test])}, [], 0)
+    names = [name for name in frame.columns if name not in (*rows, PERIOD_START)]
+    return {name: frame[name].to_numpy(writable=True) for name in names}
+
+
+def row_numbers(rows: pl.DataFrame) -> Tensor:
+    """Return the impressions that a frame of the replay is about."""
+    return torch.from_numpy(rows["row"].to_numpy(writable=True))
+
+
+class TreesOnCounts:
+    """Boosted trees on raw past counts; during the day the counts are fresh and the trees stay."""
+
+    name = "boosted trees"
+
+    def __init__(self, day: TestedDay, config: TreesConfig, seed: int) -> None:
+        self.features = torch.cat([day.raw_dense, day.static], dim=1)
+        self.label = day.data.impressions.label
+        self.trees = BoostedTrees(replace(config, random_seed=seed))
+
+    def fit(self, past: Past) -> None:
+        """Fit the trees on the impressions before the day."""
+        rows = row_numbers(past.rows)
+        self.trees.fit(self.features[rows], self.label[rows])
+
+    def predict(self, rows: pl.DataFrame) -> np.ndarray:
+        """Return click probabilities."""
+        return self.trees.predict(self.features[row_numbers(rows)])
+
+
+def run_trees(day: TestedDay, config: TreesConfig, seed: int) -> Scores:
+    """Fit boosted trees on the days before, then score the day."""
+    # the counts are as of the hour in any case, and trees without an update may score the day as one period
+    return Scores(replay_day(day, TreesOnCounts(day, config, seed), day.end - day.start), [], 0)
 
 
 def make_model(
@@ -133,6 +173,81 @@ def make_model(
     )
 
 
+class NeuralOnDay:
+    """DeepFM or LSTTM on a test day: each form of online update is a model of its own after the fit.
+
+    All forms score the same batches, which are sampled once from the graph as of the period's start.
+    """
+
+    def __init__(
+        self,
+        day: TestedDay,
+        config: LSTTMConfig | DeepFMConfig,
+        seed: int,
+        *,
+        forms: tuple[UpdateForm, ...],
+        snapshots: LongTermSnapshots | None,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.config, self.seed, self.forms, self.device = config, seed, forms, device
+        self.checkpoint, self.on_step = checkpoint, on_step
+        self.graphs = ShortTermGraphs(day, config) if isinstance(config, LSTTMConfig) else None
+        data = day.data if config.past_counts else replace(day.data, dense=day.data.dense[:, :0])
+        if isinstance(config, LSTTMConfig):
+            data = replace(
+                data, short_term=config.short_term, snapshots=snapshots if config.long_term else None
+            )
+        self.data = data
+        torch.manual_seed(seed)
+        channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
+        self.model = make_model(config, data, day.inputs, channels).to(device)
+        self.curve: list[TrainingPoint] = []
+        self.updaters: dict[UpdateForm, OnlineUpdater] = {}
+        self.batches: list[ClickBatch] = []
+
+    def fit(self, past: Past) -> None:
+        """Train on the impressions before the day, and give each form of update its copy."""
+        data = self.data.with_graph(self.graphs.before_day() if self.graphs else None)
+        config = self.config.optimizer
+        loader = click_loader(
+            data, row_numbers(past.rows), batch_size=config.batch_size, shuffle=True, random_seed=self.seed
+        )
+        self.curve = train(
+            self.model,
+            lambda epoch, start: loader.batches(epoch, start_batch=start),
+            num_batches=len(loader),
+            config=config,
+            device=self.device,
+            checkpoint=self.checkpoint,
+            on_step=self.on_step,
+        )
+        self.updaters = {
+            form: OnlineUpdater(
+                copy.deepcopy(self.model), replace(self.config.online, form=form), device=self.device
+            )
+            for form in self.forms
+        }
+
+    def predict(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Score a period's impressions in each form, on the graph before the period."""
+        graph = self.graphs.before(int(rows[PERIOD_START][0])) if self.graphs else None
+        size = 4 * self.config.optimizer.batch_size
+        data = self.data.with_graph(graph)
+        self.batches = list(click_batches(data, row_numbers(rows), batch_size=size))
+        return {
+            form: predict(updater.model, self.batches, device=self.device).numpy()
+            for form, updater in self.updaters.items()
+        }
+
+    def update(self, past: Past) -> None:
+        """Update each form with the batches that have just been scored."""
+        for updater in self.updaters.values():
+            updater.update(self.batches)
+        self.batches = []
+
+
 def run_neural(
     day: TestedDay,
     config: LSTTMConfig | DeepFMConfig,
@@ -146,41 +261,18 @@ def run_neural(
     on_step: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Train on the days before, then score each hour and update with it, in each form of update."""
-    graphs = ShortTermGraphs(day, config) if isinstance(config, LSTTMConfig) else None
-    data = day.data if config.past_counts else replace(day.data, dense=day.data.dense[:, :0])
-    if isinstance(config, LSTTMConfig):
-        data = replace(data, short_term=config.short_term, snapshots=snapshots if config.long_term else None)
-    data = data.with_graph(graphs.before_day() if graphs else None)
-    rows = day.train_rows()
-    torch.manual_seed(seed)
-    channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
-    model = make_model(config, data, day.inputs, channels).to(device)
-    size = config.optimizer.batch_size
-    loader = click_loader(data, rows, batch_size=size, shuffle=True, random_seed=seed)
-    curve = train(
-        model,
-        lambda epoch, start: loader.batches(epoch, start_batch=start),
-        num_batches=len(loader),
-        config=config.optimizer,
+    model = NeuralOnDay(
+        day,
+        config,
+        seed,
+        forms=forms,
+        snapshots=snapshots,
         device=device,
         checkpoint=checkpoint,
         on_step=on_step,
     )
-    models = {form: copy.deepcopy(model) for form in forms}
-    updaters = {
-        form: OnlineUpdater(models[form], replace(config.online, form=form), device=device) for form in forms
-    }
-    scores: dict[str, list[np.ndarray]] = {form: [] for form in forms}
-    for start, end in day.hours(period):
-        if graphs is not None:
-            data = data.with_graph(graphs.before(start))
-        hour = rows_between(data, start, end)
-        batches = list(click_batches(data, hour, batch_size=4 * size))
-        for form in forms:
-            scores[form].append(predict(models[form], batches, device=device).numpy())
-            updaters[form].update(batches)
-    count = sum(p.numel() for p in model.parameters())
-    return Scores({form: np.concatenate(parts) for form, parts in scores.items()}, curve, count)
+    score = replay_day(day, model, period)
+    return Scores(score, model.curve, sum(p.numel() for p in model.model.parameters()))
 
 
 class ShortTermGraphs:
