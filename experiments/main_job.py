@@ -25,7 +25,7 @@ import torch
 
 from experiments.config import EXTRA_MODELS, MODELS, LSTTMConfig, MainConfig, ModelConfig
 from experiments.inputs import HOUR, MainInputs, load_inputs
-from experiments.paired_tests import PairedTest, pairwise_tests, write_tests
+from experiments.paired_tests import figures_of_seed, pairwise_tests, write_tests
 from experiments.protocol import Scores, TestedDay, prepare_day, run_neural, run_trees
 from experiments.report import ReportPaths, build_report
 from experiments.results_table import (
@@ -33,12 +33,12 @@ from experiments.results_table import (
     ResultRow,
     RunRecord,
     replace_run,
-    rows_of_run,
+    rows_of_figures,
     write_predictions,
     write_run_record,
 )
 from graph_builders.splits import day_bounds
-from graphrec.evaluation import evaluate_predictions
+from graphrec.evaluation import Comparison
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import rows_between
 from graphrec.training.long_term import LongTermSnapshots, train_long_term
@@ -207,8 +207,9 @@ def _write_tables(work: Path, results: Path, config: MainConfig, inputs: MainInp
     predictions: dict[str, list[Predictions]] = {}
     rows: list[ResultRow] = []
     curves: list[ResultRow] = []
-    for model in config.models:
-        for seed in config.seeds:
+    for seed in config.seeds:
+        of_seed: list[Predictions] = []
+        for model in config.models:
             parts = [Part(model, seed, day) for day in config.test_days]
             frame = pl.concat([pl.read_parquet(work / "parts" / f"{part.name}.parquet") for part in parts])
             facts = [json.loads((work / "parts" / f"{part.name}.json").read_text()) for part in parts]
@@ -219,27 +220,24 @@ def _write_tables(work: Path, results: Path, config: MainConfig, inputs: MainInp
                     table, shown, data, seed, score=frame[f"score_{form}"].to_numpy(), **columns
                 )
                 write_predictions(work / "predictions", found)
+                of_seed.append(found)
                 predictions.setdefault(shown, []).append(found)
-                metrics = evaluate_predictions(
-                    found.label,
-                    found.score,
-                    found.user,
-                    found.time,
-                    period_seconds=config.period_hours * 3600,
-                    utc_offset_seconds=offset,
-                )
-                rows += rows_of_run(table, shown, data, seed, metrics)
                 rows += _facts_as_rows(table, shown, data, seed, facts, len(frame))
             curves += [
                 ResultRow(table, model, data, seed, f"step={point['step']}", "train_loss", point["loss"], 1)
                 for point in facts[-1]["curve"]
             ]
+        rows += rows_of_figures(
+            table,
+            data,
+            figures_of_seed(of_seed, period_seconds=config.period_hours * 3600, utc_offset_seconds=offset),
+        )
     replace_run(results / f"{table}.jsonl", table, rows)
     replace_run(results / f"{table}.curves.jsonl", table, curves)
     # a model's own forms of update are not its rivals, and would only make Holm's correction harsher
     first = config.models[0]
     rivals = {name: found for name, found in predictions.items() if not name.startswith(f"{first}, updated")}
-    tests: list[PairedTest] = []
+    tests: list[Comparison] = []
     if len(rivals) > 1:
         tests = pairwise_tests(
             rivals, period_seconds=config.period_hours * 3600, utc_offset_seconds=offset, num_resamples=1000

@@ -4,7 +4,7 @@ A table ``main`` is these files of one folder:
 
 - ``main.jsonl``: tidy rows (run, model, data, seed, slice, metric, value, n);
 - ``main.curves.jsonl``: tidy rows of training curves, slice ``epoch=3`` or ``step=200``;
-- ``main.tests.jsonl``: one paired test a line (`experiments.report.pairwise_tests`);
+- ``main.tests.jsonl``: one `graphrec.evaluation.Comparison` a line;
 - ``main.runs.jsonl``: one `RunRecord` a line: configuration, data fingerprint, versions.
 
 A killed writer leaves whole lines and at most one cut last line, which readers report and writers remove.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphrec.evaluation import MetricRow
+from graphrec.evaluation import Figure
 
 
 class ResultRow(NamedTuple):
@@ -84,11 +84,11 @@ _COLUMNS = ("label", "score", "user", "item", "time")
 _ROW_KEY = ("label", "user", "item", "time")
 
 
-def rows_of_run(
-    run: str, model: str, data: str, seed: int, metric_rows: Iterable[MetricRow]
-) -> list[ResultRow]:
-    """Turn the figures of `evaluate_predictions` into tidy rows of one run."""
-    return [ResultRow(run, model, data, seed, *row) for row in metric_rows]
+def rows_of_figures(run: str, data: str, figures: Iterable[Figure]) -> list[ResultRow]:
+    """Turn figures of models into tidy rows of one run; their intervals are left out."""
+    return [
+        ResultRow(run, one.model, data, one.seed, one.slice, one.metric, one.value, one.n) for one in figures
+    ]
 
 
 def append_rows(path: Path, rows: Iterable[ResultRow]) -> None:

@@ -1,10 +1,16 @@
-"""Figures for click predictions that a reviewer cannot dispute, and tests of their differences."""
+"""Figures for click predictions that a reviewer cannot dispute, and tests of their differences.
 
+`evaluate` gives all of them for files, frames and arrays; the functions of `ctr`, `ranking` and
+`significance` give one each for arrays. `replay` takes any model through an hour-by-hour protocol.
+"""
+
+from graphrec.evaluation.comparison import corrected, summary_in_words, verdict_in_words
 from graphrec.evaluation.ctr import (
     GAUC,
     GroupedAUC,
     ReliabilityCurve,
     auc,
+    average_precision,
     brier_score,
     calibration_ratio,
     expected_calibration_error,
@@ -13,9 +19,14 @@ from graphrec.evaluation.ctr import (
     grouped_auc,
     log_loss,
     normalized_entropy,
+    relative_information_gain,
     reliability_curve,
 )
-from graphrec.evaluation.report_metrics import MetricRow, evaluate_predictions
+from graphrec.evaluation.evaluate import Evaluation, evaluate
+from graphrec.evaluation.figures import Comparison, Figure
+from graphrec.evaluation.predictions import Predictions, Slicing
+from graphrec.evaluation.ranking import hit_rate, mean_reciprocal_rank, ndcg
+from graphrec.evaluation.read import PredictionsError, ReadOptions, read_predictions
 from graphrec.evaluation.significance import (
     BootstrapResult,
     DeLongTest,
@@ -27,22 +38,37 @@ from graphrec.evaluation.significance import (
 __all__ = [
     "GAUC",
     "BootstrapResult",
+    "Comparison",
     "DeLongTest",
+    "Evaluation",
+    "Figure",
     "GroupedAUC",
-    "MetricRow",
+    "Predictions",
+    "PredictionsError",
+    "ReadOptions",
     "ReliabilityCurve",
+    "Slicing",
     "auc",
+    "average_precision",
     "brier_score",
     "calibration_ratio",
     "clustered_bootstrap",
+    "corrected",
     "delong",
-    "evaluate_predictions",
+    "evaluate",
     "expected_calibration_error",
     "gauc",
     "group_codes",
     "grouped_auc",
+    "hit_rate",
     "holm",
     "log_loss",
+    "mean_reciprocal_rank",
+    "ndcg",
     "normalized_entropy",
+    "read_predictions",
+    "relative_information_gain",
     "reliability_curve",
+    "summary_in_words",
+    "verdict_in_words",
 ]

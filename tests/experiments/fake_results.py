@@ -5,18 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.paired_tests import pairwise_tests, write_tests
+from experiments.paired_tests import figures_of_seed, pairwise_tests, write_tests
 from experiments.results_table import (
     Predictions,
     ResultRow,
     RunRecord,
     append_rows,
     read_all_predictions,
-    rows_of_run,
+    rows_of_figures,
     write_predictions,
     write_run_record,
 )
-from graphrec.evaluation import evaluate_predictions
 
 CHINA = 8 * 3600
 NOISE = {"LSTTM": 0.75, "DeepFM": 1.0, "DeepFM + counts": 0.8, "Boosted trees": 0.77}
@@ -45,8 +44,8 @@ def write_invented_table(results_dir: Path, *, table="main", seeds=(0, 1, 2), nu
         for seed in seeds:
             one = invented_predictions(model, seed, num_rows, num_days)
             write_predictions(results_dir / "predictions", one)
-            figures = evaluate_predictions(one.label, one.score, one.user, one.time, utc_offset_seconds=CHINA)
-            append_rows(results_dir / f"{table}.jsonl", rows_of_run("demo", model, one.data, seed, figures))
+            figures = figures_of_seed([one], utc_offset_seconds=CHINA)
+            append_rows(results_dir / f"{table}.jsonl", rows_of_figures("demo", one.data, figures))
             if model != "Boosted trees":
                 append_rows(
                     results_dir / f"{table}.curves.jsonl", list(invented_curve(model, one.data, seed))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from experiments import results_table
 from experiments.results_table import Predictions, ResultRow, RunRecord
-from graphrec.evaluation import MetricRow
+from graphrec.evaluation import Figure
 
 
 def row(model="lsttm", seed=0, value=0.5, slice_name="all", run="demo"):
@@ -159,10 +159,9 @@ def test_two_writers_do_not_mix_lines(tmp_path):
     assert {r.model for r in found} == {"a", "b"}
 
 
-def test_rows_of_run():
-    assert results_table.rows_of_run("demo", "lsttm", "kuairand", 0, [MetricRow("all", "auc", 0.5, 7)]) == [
-        row()
-    ]
+def test_rows_of_figures():
+    figure = Figure("lsttm", "all", "auc", 0.5, 7, 0.4, 0.6, seed=0)
+    assert results_table.rows_of_figures("demo", "kuairand", [figure]) == [row()]
 
 
 def test_run_records_return_and_replace_each_other(tmp_path):
