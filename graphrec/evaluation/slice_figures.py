@@ -237,7 +237,7 @@ def _group_metrics(sums: Mapping[str, np.ndarray], grouping: str, k: int) -> dic
     inside = grouping[1:-1]
     found = {
         f"gauc[{inside}; {weight}]": _ratio(
-            sums[f"auc_by_{weight}{grouping}"], sums[f"weight_by_{weight}{grouping}"]
+            sums[f"auc_{weight}{grouping}"], sums[f"weight_{weight}{grouping}"]
         )
         for weight in WEIGHTS
     }
@@ -310,8 +310,8 @@ def _mean_hourly_auc(label: np.ndarray, score: np.ndarray, hour: np.ndarray) -> 
     order, ptr = order_by_code((hour - hour.min()).astype(np.int32), int(hour.max() - hour.min()) + 1)
     found = group_sums(label[order], score[order], ptr[np.append(True, np.diff(ptr) > 0)], None)
     sums = dict(zip(GROUP_SUM_COLUMNS, found.sum(axis=0), strict=True))
-    num_hours = int(sums["weight_by_groups"])
-    return (float(sums["auc_by_groups"]) / num_hours if num_hours else math.nan), num_hours
+    num_hours = int(sums["weight_groups"])
+    return (float(sums["auc_groups"]) / num_hours if num_hours else math.nan), num_hours
 
 
 def _reliability_figures(model: str, curve: ReliabilityCurve) -> list[Figure]:
