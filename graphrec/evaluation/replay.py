@@ -9,7 +9,7 @@ import time as wall
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,7 @@ UpdateForm = Literal["none", "chained", "union"]
 Refit = Literal["never", "daily"]
 
 
+@runtime_checkable
 class ReplayModel(Protocol):
     """What :func:`replay` asks of a model. A method ``update(past: Past) -> None`` is optional.
 
@@ -246,7 +247,9 @@ class _Scores:
         of = f"{name_of(model)}, period {period}"
         if not self.columns:
             clash = sorted({*scores} & {*self.stream.table.columns, PERIOD_START})
-            if clash or not scores:
+            if not scores:
+                raise ReplayError(f"{of}: gave no scores: a mapping needs at least one name")
+            if clash:
                 raise ReplayError(f"{of}: scores named {clash} clash with columns of the rows: rename them")
             self.columns = {name: np.full(len(self.rows), np.nan) for name in scores}
         if {*scores} != {*self.columns}:

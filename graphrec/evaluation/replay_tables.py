@@ -37,8 +37,8 @@ class Clock:
     """How a column tells the time: whole ticks since 1970-01-01 UTC, and the type that shows them."""
 
     ticks_per_second: int
-    dtype: pl.Datetime | None = None
-    """None: whole numbers; else the ticks are those of the datetime type."""
+    dtype: Any = None
+    """None: whole numbers; else the ``pl.Datetime`` whose ticks these are."""
 
     @classmethod
     def of(cls, column: pl.Series, time_unit: TimeUnit, name: str) -> "Clock":
