@@ -13,8 +13,8 @@ from experiments.results_table import read_lines
 from graphrec.evaluation.page import render_markdown
 
 SECTIONS = {  # of each table, what the README shows; the rest is on its page
-    "main": ("All test rows", "AUC by period of the day", "Are the differences real?"),
-    "controls": ("All test rows",),
+    "main": ("All rows", "AUC by period of the day", "Are the differences real?"),
+    "controls": ("All rows",),
 }
 BENCHMARK_COMMAND = "python -m experiments.benchmarks.samplers"
 
