@@ -1,1 +1,1 @@
-"""Parts of `graphrec.evaluation.read`: sources in chunks, column guesses, identifiers, local time, storage."""
+"""Parts of `graphrec.evaluation.read`: sources in chunks, guesses, identifiers, local time, storage."""

@@ -56,7 +56,7 @@ class ColumnStore:
                 self._move_to_file(column)
         column.filled += len(values)
 
-    def allocate(self, name: str, dtype: np.dtype[Any], num_rows: int) -> np.ndarray:
+    def allocate(self, dtype: np.dtype[Any], num_rows: int) -> np.ndarray:
         """Return a new column of ``num_rows`` values to be written in any order."""
         size = num_rows * np.dtype(dtype).itemsize
         if size > self._left:
@@ -83,11 +83,11 @@ class ColumnStore:
     def _new(self, dtype: np.dtype[Any]) -> "_Column":
         column = _Column(dtype)
         if self.num_rows is not None:
-            column.whole = self.allocate("", dtype, self.num_rows)
+            column.whole = self.allocate(dtype, self.num_rows)
         return column
 
     def _move_to_file(self, column: "_Column") -> None:
-        column.file = tempfile.TemporaryFile()
+        column.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed once it is mapped)
         self.num_in_files += 1
         for chunk in column.chunks:
             _write(column.file, chunk)
@@ -113,4 +113,4 @@ def _mapped(file: IO[bytes], dtype: np.dtype[Any], num_rows: int) -> np.ndarray:
     with file:
         file.flush()
         file.truncate(max(1, num_rows * dtype.itemsize))
-        return np.asarray(np.memmap(file, dtype, mode="r+", shape=(num_rows,)))  # type: ignore[call-overload]
+        return np.asarray(np.memmap(file, dtype, mode="r+", shape=(num_rows,)))

@@ -21,8 +21,8 @@ def _compiled(function: Callable[..., Any]) -> Any:
 def insert_keys(keys, slots, values, size, result, grow):  # type: ignore[no-untyped-def]
     """Write the code of each key to ``result``; keys not seen before get the next codes if ``grow``, else -1.
 
-    ``slots`` is an open-addressing table of codes, -1 where empty, its length a power of two; ``values`` holds
-    the key of each code. Returns the number of codes. The caller leaves room in both.
+    ``slots`` is an open-addressing table of codes, -1 where empty, its length a power of two; ``values``
+    holds the key of each code. Returns the number of codes. The caller leaves room in both.
     """
     mask = np.uint64(len(slots) - 1)
     for row in range(len(keys)):

@@ -33,9 +33,10 @@ def _compiled(function: Callable[..., Any]) -> Any:
 def scan_rows(block, separator, num_fields, stop_row):  # type: ignore[no-untyped-def]
     """Count rows and their fields in bytes that start with a row.
 
-    A quote opens a quoted field where a field starts, as the parser has it. Returns the bytes up to the end of
-    the last whole row (or of ``stop_row`` rows), their number, the first row without ``num_fields`` fields (-1:
-    none), its number of fields (0: a blank line), the number of such rows, and whether the end is in a quote.
+    A quote opens a quoted field where a field starts, as the parser has it. Returns the bytes up to the end
+    of the last whole row (or of ``stop_row`` rows), their number, the first row without ``num_fields`` fields
+    (-1: none), its number of fields (0: a blank line), the number of such rows, and whether the bytes end
+    inside a quote.
     """
     end = 0
     rows = 0
@@ -112,6 +113,11 @@ class TextTable:
         self.notes: list[str] = []
         self.as_text: set[str] = set()
         header = self._read_header()
+        if path.suffix.lower() != ".gz" and self._last_byte() != b"\n":
+            self.notes.append(
+                f"{self.name}: the last line does not end in a newline; if the file was cut short there, its "
+                "last value may be too"
+            )
         self.columns = [column.strip() for column in header]
         twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if twice:
@@ -134,7 +140,7 @@ class TextTable:
         return pl.String()
 
     def frames(self, kinds: Mapping[str, Kind], chunk_rows: int) -> Iterator[pl.DataFrame]:
-        """Yield the columns of ``kinds`` block by block; a block that does not fit its types comes as text."""
+        """Yield the columns of ``kinds`` by blocks; a block that does not fit its types comes as text."""
         wanted = {column: self.kind_of(column, kind) for column, kind in kinds.items()}
         for block in self._checked_blocks(32 * chunk_rows):
             yield self._parse(block, wanted)
@@ -175,9 +181,18 @@ class TextTable:
         self._header_lines = 1
         header = next(csv.reader([text], delimiter=self._separator))
         rows = line[len(self._skip) :]
-        end = scan_rows(np.frombuffer(rows, np.uint8), ord(self._separator), len(header), 1000)[0]
-        self._head = self._parse_as(rows[:end] or b"", [str(i) for i in range(len(header))], None)
+        end, _, _, _, num_bad, _ = scan_rows(
+            np.frombuffer(rows, np.uint8), ord(self._separator), len(header), 1000
+        )
+        # rows that do not fit the header are told where all rows are read
+        whole = b"" if num_bad else rows[:end]
+        self._head = self._parse_as(whole, [str(position) for position in range(len(header))], None)
         return header
+
+    def _last_byte(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(-1, io.SEEK_END)
+            return file.read()
 
     def _open(self) -> IO[bytes]:
         try:
@@ -190,7 +205,7 @@ class TextTable:
             return file.read(size)
         except EOFError as error:
             raise PredictionsError(
-                f"{self.name} is cut short: the compressed file ends before its end mark; write or copy it again"
+                f"{self.name} is cut short: the compressed file ends before its end mark; write it again"
             ) from error
         except (zlib.error, gzip.BadGzipFile) as error:
             raise PredictionsError(
@@ -203,8 +218,7 @@ class TextTable:
         with self._open() as file:
             carry = self._read(file, 3)
             carry = carry.removeprefix(b"\xef\xbb\xbf")
-            in_header = True
-            at_end = False
+            in_header, at_end, row, tail = True, False, 0, b""
             while not at_end:
                 more = self._read(file, size)
                 at_end = not more
@@ -230,13 +244,14 @@ class TextTable:
                 end, rows, bad_row, bad_fields, num_bad, quoted = scan_rows(
                     np.frombuffer(data, np.uint8), separator, num_fields, -1
                 )
-                if at_end and quoted or len(data) - end > _LONGEST_ROW:
+                if (at_end and quoted) or len(data) - end > _LONGEST_ROW:
                     raise PredictionsError(
-                        f"{self.name}: a quote that opens after the last whole row is never closed; the file is cut "
-                        "short, or a field holds a single quotation mark"
+                        f"{self.name}: a quote that opens after row {row} is never closed; the file is cut short, "
+                        "or a field starts with a single quotation mark"
                     )
                 if not at_end:
                     carry = data[end:] + tail
+                row += rows
                 if rows:
                     yield _Block(data[:end], rows, bad_row, bad_fields, num_bad)
 
@@ -259,7 +274,8 @@ class TextTable:
                     else "quote fields that hold the separator, and mend or drop such rows"
                 )
                 raise PredictionsError(
-                    f"{self.locate(first)} {what}, the header {len(self.columns)} ({rows_in_words(count)}); {remedy}"
+                    f"{self.locate(first)} {what}, the header {len(self.columns)} ({rows_in_words(count)}); "
+                    f"{remedy}"
                 )
             yield block
             row += block.num_rows
@@ -278,7 +294,8 @@ class TextTable:
                     frame = frame.with_columns(typed.alias(column))
         if frame.height != block.num_rows:
             raise PredictionsError(
-                f"{self.name}: {block.num_rows} rows were counted and {frame.height} parsed; check its quotation marks"
+                f"{self.name}: {block.num_rows} rows were counted and {frame.height} parsed; check its "
+                "quotation marks"
             )
         return frame
 

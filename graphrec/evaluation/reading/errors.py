@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ class PredictionsError(ValueError):
     """Predictions that cannot be evaluated as they are; the message says where, how often and what to do."""
 
 
+@runtime_checkable
 class Locates(Protocol):
     """A source that can say where one of its rows stands."""
 
@@ -61,7 +62,7 @@ class Problems:
         text: str,
         remedy: str,
     ) -> None:
-        """Count the rows where ``wrong`` holds; ``values[i]`` is shown of the first; rows count from ``offset``."""
+        """Count the rows where ``wrong`` holds and show the first one's value; rows start at ``offset``."""
         rows = np.flatnonzero(wrong)
         if len(rows):
             value = values[int(rows[0])]
@@ -100,9 +101,8 @@ def missing_column(source: str, name: str, columns: Sequence[str], option: str) 
     by_lower_case = {column.lower(): column for column in columns}
     near = get_close_matches(name.lower(), list(by_lower_case), n=1, cutoff=0.6)
     hint = f"; did you mean {by_lower_case[near[0]]!r}?" if near else ""
-    return PredictionsError(
-        f"{source} has no column {name!r} ({option}); it has {listed(columns)}{hint or f'; {option} names one of them'}"
-    )
+    remedy = hint or f"; {option} names one of them"
+    return PredictionsError(f"{source} has no column {name!r} ({option}); it has {listed(columns)}{remedy}")
 
 
 def listed(names: Sequence[str], most: int = 30) -> str:

@@ -7,6 +7,7 @@ import polars as pl
 from jaxtyping import Int32, Int64
 
 from graphrec.evaluation.reading.compiled_identifiers import insert_keys
+from graphrec.evaluation.reading.errors import PredictionsError
 
 _LARGEST_TABLE = 1 << 26  # integers a direct table may span: 256 MiB
 
@@ -29,14 +30,20 @@ class Identifiers:
         return self._integers.size
 
     def codes(self, values: pl.Series, *, grow: bool = True) -> Int32[np.ndarray, " num_rows"]:
-        """Return each value's code; -1 for a null or NaN and, without ``grow``, for a value not seen before."""
+        """Return each value's code; -1 for a null, a NaN and, without ``grow``, a value not seen before."""
+        if values.dtype == pl.Null:
+            return np.full(len(values), -1, np.int32)
         if not self.kind:
             self.kind = _kind(values.dtype)
             if self.kind == "text":
                 self._text_type = pl.Categorical(pl.Categories.random())
                 # the categories live as long as a column of their type does
                 self._anchor = pl.Series([], dtype=self._text_type)
-        values = self._comparable(values)
+        given, values = values, self._comparable(values)
+        if grow and values.null_count() > given.null_count() + (
+            given.is_nan().sum() if given.dtype.is_float() else 0
+        ):
+            raise PredictionsError(f"column {given.name!r} holds values of several types; write one type")
         if not values.null_count():
             return self._integers.codes(self._as_integers(values), grow)
         present = values.is_not_null().to_numpy()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -92,13 +92,25 @@ class TimeColumn:
     column: str
     unit: TimeUnit
     form: str = ""
-    dates_only: bool = False
-    examples: list[float] = field(default_factory=list)
+    _num_zoned: int = 0
+    _num_plain: int = 0
+    _num_timed: int = 0
+
+    def in_words(self) -> str:
+        """Say how times are written, after the last chunk."""
+        if not self._num_zoned + self._num_plain:
+            return self.form
+        if not self._num_timed:
+            return "dates written as text, without a time of day: all rows of a day fall into hour 00"
+        zones = "with their shift from UTC" if self._num_zoned else "without a zone, read as UTC"
+        if self._num_zoned and self._num_plain:
+            zones = f"some with their shift from UTC, {self._num_plain:,} without a zone, read as UTC"
+        return f"{self.form}, {zones}"
 
     def milliseconds(
         self, values: pl.Series, source: Locates, problems: Problems, offset: int
     ) -> Int64[np.ndarray, " num_rows"]:
-        """Return the times of a chunk, rounded down; a wrong one is added to ``problems`` and becomes 1990."""
+        """Return the times of a chunk, rounded down; a wrong one goes to ``problems`` and becomes 1990."""
         dtype = values.dtype
         missing = values.is_null().to_numpy()
         if dtype.is_float():
@@ -116,7 +128,7 @@ class TimeColumn:
         if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
             time, missing = self._of_text(values.cast(pl.String), source, problems, offset)
         elif dtype == pl.Date:
-            self._say("dates without a time of day: all rows of a day fall into hour 00", dates_only=True)
+            self._say("dates without a time of day: all rows of a day fall into hour 00")
             time = values.cast(pl.Datetime("ms")).cast(pl.Int64).fill_null(_EARLIEST).to_numpy()
         elif isinstance(dtype, pl.Datetime):
             zone = dtype.time_zone
@@ -128,8 +140,8 @@ class TimeColumn:
             time = self._of_numbers(values, missing, source, problems, offset)
         else:
             raise PredictionsError(
-                f"column {self.column!r} holds {dtype}, not times: numbers, date-times, dates or ISO 8601 text "
-                f'are read; --time names another column and --time "" none'
+                f"column {self.column!r} holds {dtype}, not times: numbers, date-times, dates or ISO 8601 "
+                f'text are read; --time names another column and --time "" none'
             )
         outside = ((time < _EARLIEST) | (time >= _LATEST)) & ~missing
         if outside.any():
@@ -140,9 +152,8 @@ class TimeColumn:
         wrong = outside | missing
         return np.where(wrong, _EARLIEST, time) if wrong.any() else time
 
-    def _say(self, form: str, dates_only: bool = False) -> None:
-        if not self.form:
-            self.form, self.dates_only = form, dates_only
+    def _say(self, form: str) -> None:
+        self.form = self.form or form
 
     def _of_numbers(
         self, values: pl.Series, missing: np.ndarray, source: Locates, problems: Problems, offset: int
@@ -154,9 +165,9 @@ class TimeColumn:
                 fitting = _fitting_units([first])
                 if not fitting:
                     raise PredictionsError(
-                        f"{source.locate(offset + int(present[0]))}, column {self.column!r}: {_shown(first)} is no "
-                        f"time from 1990 to 2100 in s, ms, us or ns{_as_calendar_date(first)}; --time names "
-                        'another column, --time "" none'
+                        f"{source.locate(offset + int(present[0]))}, column {self.column!r}: {_shown(first)} "
+                        f"is no time from 1990 to 2100 in s, ms, us or ns{_as_calendar_date(first)}; --time "
+                        'names another column, --time "" none'
                     )
                 self.unit = fitting[0]
                 self._say(
@@ -178,7 +189,7 @@ class TimeColumn:
     def _of_text(
         self, values: pl.Series, source: Locates, problems: Problems, offset: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read ISO 8601, or numbers where the column's first value is one; also say which rows have no time."""
+        """Read ISO 8601, or numbers where the first value is one; also return which rows have no time."""
         values = values.str.strip_chars()
         if not self.form:
             first = values.drop_nulls().head(1)
@@ -217,16 +228,11 @@ class TimeColumn:
             )
             .alias("t")
         )["t"]
-        some = values.drop_nulls()
-        if len(some):
-            if with_zone.any():
-                self._say("date-times written as text with their shift from UTC")
-            elif not some.str.contains(":").any():
-                self._say(
-                    "dates written as text without a time of day: all rows of a day fall into hour 00", True
-                )
-            else:
-                self._say("date-times written as text without a zone, read as UTC")
+        self._say("date-times written as text")
+        zoned_rows = int(with_zone.sum())
+        self._num_zoned += zoned_rows
+        self._num_plain += len(values) - values.null_count() - zoned_rows
+        self._num_timed += int(values.str.contains(":").sum())
         self._report_text(values, parsed, source, problems, offset)
         unread = parsed.is_null().to_numpy()
         return parsed.cast(pl.Int64).fill_null(_EARLIEST * 1000).to_numpy() // 1000, unread
@@ -238,7 +244,8 @@ class TimeColumn:
         wrong = (unread & values.is_not_null()).fill_null(True).to_numpy()
         problems.add_where(
             source, self.column, wrong, values, offset,
-            text="a time cannot be read", remedy="write times as ISO 8601 (2022-05-04 08:30:00) or as numbers since 1970",
+            text="a time cannot be read",
+            remedy="write times as ISO 8601 (2022-05-04 08:30:00) or as numbers since 1970",
         )  # fmt: skip
 
     def _unit_remedy(self, values: pl.Series, outside: np.ndarray) -> str:
@@ -248,9 +255,9 @@ class TimeColumn:
         fitting = _fitting_units([value])
         if fitting:
             return (
-                f"in {_UNIT_IN_WORDS[fitting[0]]} it would make sense, while --time-unit or the first row says "
-                f"{_UNIT_IN_WORDS.get(self.unit, self.unit)}: --time-unit {fitting[0]} if all rows are in it; "
-                "units must not be mixed"
+                f"it would make sense in {_UNIT_IN_WORDS[fitting[0]]}, while --time-unit or the first row "
+                f"says {_UNIT_IN_WORDS.get(self.unit, self.unit)}: --time-unit {fitting[0]} if all rows are in "
+                "it, else mend the rows: units must not be mixed"
             )
         return f"no unit makes sense of it{_as_calendar_date(value)}; mend or drop these rows"
 

@@ -8,21 +8,24 @@ from graphrec.evaluation.reading.sources import Table
 
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "label": (
-        "label", "click", "clicked", "is_click", "is_clicked", "clk", "y", "y_true", "target", "labels", "clicks",
+        "label", "click", "clicked", "is_click", "is_clicked", "clk", "y", "y_true", "target", "labels",
+        "clicks",
     ),
     "score": (
         "score", "p", "pred", "prediction", "predicted", "probability", "prob", "proba", "pctr", "p_ctr",
-        "p_click", "ctr", "y_pred", "y_score", "y_prob", "y_hat", "yhat", "scores", "preds", "predictions", "logit",
-        "logits",
+        "p_click", "ctr", "y_pred", "y_score", "y_prob", "y_hat", "yhat", "scores", "preds", "predictions",
+        "logit", "logits",
     ),
-    "user": ("user", "user_id", "userid", "uid", "user_idx", "member_id", "customer_id", "visitor_id", "visitorid"),
+    "user": (
+        "user", "user_id", "userid", "uid", "user_idx", "member_id", "customer_id", "visitor_id", "visitorid",
+    ),
     "time": (
         "time", "timestamp", "time_ms", "timestamp_ms", "ts", "event_time", "event_timestamp", "datetime",
         "date_time", "unix_time", "epoch", "date",
     ),
     "request": (
-        "request", "request_id", "requestid", "query_id", "qid", "query", "search_id", "impression_id",
-        "page_view_id", "pageview_id", "group_id", "srch_id",
+        "request", "request_id", "requestid", "query_id", "qid", "search_id", "srch_id", "page_view_id",
+        "pageview_id", "group_id",
     ),
 }  # fmt: skip
 """Names that are looked for where none is given, the earlier the better; case does not matter."""
@@ -101,11 +104,16 @@ def find_roles(
             if option == "--by" and name in TIME_WORDS:
                 if found["time"] is None:
                     raise PredictionsError(
-                        f"{table.name}: slices by {name} need times, and there is neither a column of times nor one "
-                        f"called {name}; --time names it (columns: {listed(table.columns)})"
+                        f"{table.name}: slices by {name} need times, and there is neither a column of times "
+                        f"nor one called {name}; --time names it (columns: {listed(table.columns)})"
                     )
                 continue
             raise missing_column(table.name, name, table.columns, option)
+    notes += [
+        f"slices by {name} are those of the column {found['time']}, not the column {name}"
+        for name in by
+        if name in TIME_WORDS and name in table.columns and found["time"] is not None
+    ]
     columns_of_by = tuple(
         name
         for name in by

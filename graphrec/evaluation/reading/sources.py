@@ -107,12 +107,14 @@ class PartsTable:
             total = 0
             for frame in part.frames(kinds, chunk_rows):
                 for column, dtype in frame.schema.items():
+                    if isinstance(part, FileTable) or dtype == pl.Null:
+                        continue  # text has no type of its own
                     family = _family(dtype)
                     before = expected.setdefault(column, family)
-                    if family != before and isinstance(part, ParquetTable):
+                    if family != before:
                         raise PredictionsError(
-                            f"{part.name}: column {column!r} holds {dtype}, in {self.parts[0].name} it holds {before}; "
-                            "write all parts with the same types"
+                            f"{part.name}: column {column!r} holds {dtype}, in {self.parts[0].name} it holds "
+                            f"{before}; write all parts with the same types"
                         )
                 total += frame.height
                 yield frame
@@ -137,7 +139,10 @@ class FrameTable:
         self.name = self.stem = name
         self.notes: list[str] = []
         self._frame = frame
-        self.columns = list(frame.collect_schema())
+        try:
+            self.columns = list(frame.collect_schema())
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise PredictionsError(f"{name}: the lazy frame cannot be read: {error}") from error
         self.num_rows = frame.height if isinstance(frame, pl.DataFrame) else None
 
     def frames(self, kinds: Mapping[str, Kind], chunk_rows: int) -> Iterator[pl.DataFrame]:
@@ -175,8 +180,8 @@ class ArrayTable:
             shortest = min(lengths, key=lambda column: lengths[column])
             longest = max(lengths, key=lambda column: lengths[column])
             raise PredictionsError(
-                f"{name}: column {shortest!r} has {lengths[shortest]} rows and {longest!r} {lengths[longest]}; "
-                "all columns need one value a row"
+                f"{name}: column {shortest!r} has {lengths[shortest]} rows and {longest!r} "
+                f"{lengths[longest]}; all columns need one value a row"
             )
         self.num_rows: int | None = next(iter(lengths.values()), 0)
 
@@ -278,7 +283,7 @@ def _files(source: str | os.PathLike[str]) -> list[Path]:
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     if found:
-        return [file for file in found if file.is_file()]
+        return [file for one in found for file in _files(one)]
     if glob.has_magic(str(path)):
         raise PredictionsError(f"no file matches {path}")
     there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
@@ -304,8 +309,8 @@ def _open_file(path: Path) -> Table:
 
 def _not_parquet(name: str, error: Exception) -> PredictionsError:
     return PredictionsError(
-        f"{name} cannot be read as Parquet: it is cut short, damaged or another kind of file; write or copy it "
-        f"again ({str(error).splitlines()[0]})"
+        f"{name} cannot be read as Parquet: it is cut short, damaged or another kind of file; write or copy "
+        f"it again ({str(error).splitlines()[0]})"
     )
 
 
@@ -320,11 +325,15 @@ def _sliceable(array: Any, name: str) -> Any:
         array = array.detach().cpu()
         array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
     if type(array).__module__.split(".")[0] == "pandas":
-        return array.array if hasattr(array, "array") else array
+        array = array.array if hasattr(array, "array") else array
+        if type(array).__name__ == "NumpyExtensionArray":
+            array = np.asarray(array)
     if isinstance(array, str | bytes) or not hasattr(array, "__len__"):
         raise PredictionsError(f"{name}: one value a row is needed, got {type(array).__name__}")
     if getattr(array, "ndim", 1) != 1:
         raise PredictionsError(f"{name} must have one axis, got the shape {tuple(array.shape)}")
+    if isinstance(array, list | tuple) or getattr(getattr(array, "dtype", None), "kind", "") == "O":
+        return _series(array, name)  # all at once: one type for all rows
     return array
 
 
@@ -347,7 +356,7 @@ def _series(values: Any, name: str) -> pl.Series:
             )
     if isinstance(values, list | tuple):
         values = [
-            None if value is None or value != value and not isinstance(value, float) else value
+            None if value is None or (value != value and not isinstance(value, float)) else value
             for value in values
         ]
     try:

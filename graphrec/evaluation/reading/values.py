@@ -34,7 +34,8 @@ def read_labels(
     wrong = ~label & (numbers != 0) & ~missing & ~unread
     problems.add_where(
         source, name, wrong, values, offset,
-        text="labels must be 0 or 1", remedy="for ratings, --positive-threshold T makes a click of what exceeds T",
+        text="labels must be 0 or 1",
+        remedy="for ratings, --positive-threshold T makes a click of what exceeds T",
     )  # fmt: skip
     return label.astype(np.uint8)
 
@@ -64,8 +65,8 @@ def read_scores(
         problems.add_where(
             source, name, wrong, values, offset,
             text="scores must be probabilities in [0, 1]",
-            remedy="--score-kind logit passes scores through the logistic function, --score-kind ranking takes "
-            "any number and leaves figures of probabilities out",
+            remedy="--score-kind logit passes scores through the logistic function, --score-kind ranking "
+            "takes any number and leaves figures of probabilities out",
         )  # fmt: skip
         numbers = np.where(wrong, numbers.dtype.type(0), numbers)
     return numbers
@@ -74,7 +75,7 @@ def read_scores(
 def read_history(
     values: pl.Series, source: Locates, problems: Problems, offset: int
 ) -> Int16[np.ndarray, " num_rows"]:
-    """Return the bucket of each history length (see `graphrec.evaluation.history`), -1 where it is missing."""
+    """Return the bucket (see `graphrec.evaluation.history`) of each history length, -1 where missing."""
     numbers, unread = _numbers(values, "history length", source, problems, offset)
     missing = np.isnan(numbers)
     wrong = ~missing & ((numbers < 0) | (numbers != np.floor(numbers)) | (numbers > 2**62))
