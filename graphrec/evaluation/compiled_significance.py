@@ -95,15 +95,15 @@ def add_components(
     Rows are in ascending order of score. Returns twice the pairs that clicks win; ties count half.
     """
     num_rows = len(score)
-    others_below = np.int64(0)
-    clicks_below = np.int64(0)
-    twice_won = np.int64(0)
+    others_below = 0
+    clicks_below = 0
+    twice_won = 0
     start = 0
     while start < num_rows:
         stop = start
-        clicks = np.int64(0)
+        clicks = 0
         while stop < num_rows and score[stop] == score[start]:
-            clicks += np.int64(entry[stop] & 1)
+            clicks += 1 if entry[stop] & 1 else 0
             stop += 1
         others = stop - start - clicks
         of_click = 2 * others_below + others
