@@ -92,8 +92,9 @@ def check_replay_leak(
         refit: "never" or "daily".
         features: ``features(rows_before, rows)`` computes columns of ``rows`` anew, from the rows before the
             period's start with labels and outcomes, and the period's own rows without. What it returns (a
-            frame or mapping, one value a row) must equal the columns of the same names, up to rounding. It
-            is asked for the periods above and for the last one before the test range that has rows.
+            frame or mapping, one value a row) must equal the columns of the same names, up to rounding. It is
+            asked for the periods above and for the last one before the test range that has rows; each time
+            once more without these columns, so that it cannot hand them back.
         num_periods: more find leaks that only some periods have; each costs three replays.
         random_seed: of the changes.
 
@@ -304,8 +305,11 @@ def _leak_message(
 def _check_features(features: FeatureFunction, stream: Stream, one: Period) -> None:
     """Compare the rows' own columns with what can be computed from the rows before."""
     index = stream.rows_in(one.start, one.end)
-    hidden = stream.hidden(index)
-    found = as_table(features(stream.past(None, one.start).rows, hidden), "what features returned")
+    before, hidden = stream.past(None, one.start).rows, stream.hidden(index)
+    names = as_table(features(before, hidden), "what features returned").columns
+    # once more without these columns: a join that hands back the rows' own would prove nothing
+    without = (table.drop(names, strict=False) for table in (before, hidden))
+    found = as_table(features(*without), "what features returned")
     if len(found) != len(index) or not found.columns:
         raise ReplayError(f"features returned {found.shape} values for {len(index)} rows: give one a row")
     check_columns(hidden, found.columns, "rows without label and outcomes")

@@ -20,7 +20,7 @@ def feature_matrix(features: Features, rows: pl.DataFrame) -> Any:
     if callable(features):
         return features(rows)
     check_columns(rows, list(features), "rows as the model sees them (without label and outcomes)")
-    return rows.select(features).to_numpy()
+    return rows.select(features).to_numpy(order="c")
 
 
 def _check_fit(past: Past) -> None:
