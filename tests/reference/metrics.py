@@ -1,5 +1,6 @@
 """Slow metrics written from their definitions, pair by pair and row by row."""
 
+import itertools
 import math
 
 
@@ -86,3 +87,76 @@ def holm(p_values):
             1.0, max((len(p_values) - r) * p_values[j] for r, j in enumerate(ranked[: rank + 1]))
         )
     return adjusted
+
+
+def average_precision(label, score):
+    """Sum over distinct scores, descending, of precision times the recall that this score adds."""
+    if not sum(label):
+        return math.nan
+    total = recall_before = 0.0
+    for threshold in sorted(set(score), reverse=True):
+        retrieved = [y for y, s in zip(label, score, strict=True) if s >= threshold]
+        recall = sum(retrieved) / sum(label)
+        total += (recall - recall_before) * sum(retrieved) / len(retrieved)
+        recall_before = recall
+    return total
+
+
+def mean_over_orders(label, score, figure):
+    """Mean of ``figure(labels from the top)`` over all orders of the rows in which no score rises."""
+    found = []
+    for order in itertools.permutations(range(len(label))):
+        ranked = [score[row] for row in order]
+        if all(above >= below for above, below in itertools.pairwise(ranked)):
+            found.append(figure([label[row] for row in order]))
+    return sum(found) / len(found)
+
+
+def ndcg(ranked_labels, k):
+    def gain(labels):
+        return sum(y / math.log2(place + 2) for place, y in enumerate(labels[:k]))
+
+    return gain(ranked_labels) / gain(sorted(ranked_labels, reverse=True))
+
+
+def reciprocal_rank(ranked_labels):
+    return 1 / (ranked_labels.index(1) + 1)
+
+
+def hit(ranked_labels, k):
+    return float(any(ranked_labels[:k]))
+
+
+def log_loss_of_row(label, score, epsilon):
+    clipped = min(max(score, epsilon), 1 - epsilon)
+    return -math.log(clipped if label else 1 - clipped)
+
+
+def group_sums(label, score, part, k):
+    """Sums over the groups of one cluster, by name of the column."""
+    counts = ["num_groups", "num_rows", "num_clicks", "groups_left_out", "rows_left_out"]
+    ranked = ["num_ranked_groups", "rows_not_ranked", "ndcg", "reciprocal_rank", "hit"]
+    total = dict.fromkeys(counts + ranked, 0.0)
+    for weight in ("impressions", "clicks", "groups"):
+        total[f"auc_{weight}"] = total[f"weight_{weight}"] = 0.0
+    for rows in rows_by_group(part).values():
+        labels, scores = [int(label[row]) for row in rows], [float(score[row]) for row in rows]
+        total["num_groups"] += 1
+        total["num_rows"] += len(rows)
+        total["num_clicks"] += sum(labels)
+        area = auc(labels, scores)
+        if math.isnan(area):
+            total["groups_left_out"] += 1
+            total["rows_left_out"] += len(rows)
+        else:
+            for weight, amount in (("impressions", len(rows)), ("clicks", sum(labels)), ("groups", 1)):
+                total[f"auc_{weight}"] += amount * area
+                total[f"weight_{weight}"] += amount
+        if not any(labels):
+            total["rows_not_ranked"] += len(rows)
+            continue
+        total["num_ranked_groups"] += 1
+        total["ndcg"] += mean_over_orders(labels, scores, lambda ranked: ndcg(ranked, k))
+        total["reciprocal_rank"] += mean_over_orders(labels, scores, reciprocal_rank)
+        total["hit"] += mean_over_orders(labels, scores, lambda ranked: hit(ranked, k))
+    return total
