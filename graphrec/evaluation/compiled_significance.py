@@ -58,7 +58,7 @@ def find_buckets(
         below = 0
         step = half
         while step > 0:
-            below += step * np.int64(splitter[below + step - 1] <= value)  # no branch to guess wrong
+            below += step * int(splitter[below + step - 1] <= value)  # no branch to guess wrong
             step //= 2
         bucket[row] = below
         count[below] += 1
