@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numba
 import numpy as np
@@ -123,7 +123,7 @@ class TextTable:
         if twice:
             raise PredictionsError(f"{self.name}: the header names the column {twice[0]!r} twice; rename one")
 
-    def kind_of(self, column: str, kind: Kind) -> pl.DataType:
+    def kind_of(self, column: str, kind: Kind) -> Any:
         """Return the type that a column is read as; IDs and times are judged by the first rows."""
         if column in self.as_text or kind == "text":
             return pl.String()
@@ -194,13 +194,13 @@ class TextTable:
             file.seek(-1, io.SEEK_END)
             return file.read()
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> io.BufferedIOBase:
         try:
-            return gzip.open(self.path) if self.path.suffix.lower() == ".gz" else self.path.open("rb")  # type: ignore[return-value]
+            return gzip.open(self.path) if self.path.suffix.lower() == ".gz" else self.path.open("rb")
         except OSError as error:
             raise PredictionsError(f"{self.name} cannot be opened: {error.strerror or error}") from error
 
-    def _read(self, file: IO[bytes], size: int) -> bytes:
+    def _read(self, file: io.BufferedIOBase, size: int) -> bytes:
         try:
             return file.read(size)
         except EOFError as error:
@@ -246,8 +246,8 @@ class TextTable:
                 )
                 if (at_end and quoted) or len(data) - end > _LONGEST_ROW:
                     raise PredictionsError(
-                        f"{self.name}: a quote that opens after row {row} is never closed; the file is cut short, "
-                        "or a field starts with a single quotation mark"
+                        f"{self.name}: a quote that opens after row {row} is never closed; the file is cut "
+                        "short, or a field starts with a single quotation mark"
                     )
                 if not at_end:
                     carry = data[end:] + tail
@@ -280,7 +280,7 @@ class TextTable:
             yield block
             row += block.num_rows
 
-    def _parse(self, block: _Block, wanted: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    def _parse(self, block: _Block, wanted: Mapping[str, Any]) -> pl.DataFrame:
         try:
             frame = self._parse_as(block.data, self.columns, wanted)
         except pl.exceptions.ComputeError:
@@ -299,9 +299,7 @@ class TextTable:
             )
         return frame
 
-    def _parse_as(
-        self, data: bytes, columns: list[str], wanted: Mapping[str, pl.DataType] | None
-    ) -> pl.DataFrame:
+    def _parse_as(self, data: bytes, columns: list[str], wanted: Mapping[str, Any] | None) -> pl.DataFrame:
         """Parse rows without a header; columns that are not wanted are left out."""
         if not data:
             return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))

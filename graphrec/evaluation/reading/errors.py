@@ -13,6 +13,7 @@ class PredictionsError(ValueError):
 
 
 @runtime_checkable
+@runtime_checkable
 class Locates(Protocol):
     """A source that can say where one of its rows stands."""
 

@@ -164,7 +164,7 @@ class _Integers:
             self.values = larger
 
 
-def _kind(dtype: pl.DataType) -> str:
+def _kind(dtype: Any) -> str:
     if dtype in (pl.UInt64, pl.UInt128):
         return "unsigned" if dtype == pl.UInt64 else "text"
     if dtype.is_integer() and dtype != pl.Int128:

@@ -256,8 +256,8 @@ class TimeColumn:
         if fitting:
             return (
                 f"it would make sense in {_UNIT_IN_WORDS[fitting[0]]}, while --time-unit or the first row "
-                f"says {_UNIT_IN_WORDS.get(self.unit, self.unit)}: --time-unit {fitting[0]} if all rows are in "
-                "it, else mend the rows: units must not be mixed"
+                f"says {_UNIT_IN_WORDS.get(self.unit, self.unit)}: --time-unit {fitting[0]} if all rows "
+                "are in it, else mend the rows: units must not be mixed"
             )
         return f"no unit makes sense of it{_as_calendar_date(value)}; mend or drop these rows"
 

@@ -1,7 +1,7 @@
 """How predictions are read."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -56,6 +56,7 @@ class ReadOptions:
     memory_limit_gib: float | None = None
 
 
+@runtime_checkable
 class Slicer(Protocol):
     """Cuts rows by something that is not in the source, such as a behaviour graph."""
 

@@ -1,7 +1,7 @@
 """One pass over all sources: chunks are checked, compacted and, for further sources, put to their rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -182,7 +182,7 @@ class Reader:
         return columns
 
     def _frames(self, number: int, kinds: Mapping[str, Kind]) -> Iterator[pl.DataFrame]:
-        types: dict[str, pl.DataType] = {}
+        types: dict[str, Any] = {}
         for frame in read_ahead(self.tables[number].frames(kinds, self.chunk_rows)):
             for column, kind in kinds.items():
                 dtype = frame.schema[column]

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ _TEXT_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", ".txt.gz")
 _PARQUET_ENDINGS = (".parquet", ".pq", ".parq")
 
 
+@runtime_checkable
 class Table(Protocol):
     """One table of predictions."""
 
@@ -314,7 +315,7 @@ def _not_parquet(name: str, error: Exception) -> PredictionsError:
     )
 
 
-def _family(dtype: pl.DataType) -> str:
+def _family(dtype: Any) -> str:
     """Return what must be the same in all parts: integers of all widths are one type."""
     return "integers" if dtype.is_integer() else str(dtype)
 
