@@ -120,7 +120,7 @@ def figures_of_slice(name: str, rows: Rows, options: FigureOptions) -> SliceFigu
         model: {
             "auc": ranked[model].auc,
             "average_precision": ranked[model].average_precision,
-            **{metric: float(value) for metric, value in _metrics(_totals(parts), options).items()},
+            **{metric: value.item() for metric, value in _metrics(_totals(parts), options).items()},
         }
         for model, parts in sums.items()
     }
@@ -193,7 +193,7 @@ def _sums(
         )
     if curve is not None:
         edges = np.append(curve.lower, curve.upper[-1])
-        bins = bin_sums(score, label, ptr, edges)
+        bins = bin_sums(label, score, ptr, edges)
         num_bins = bins.shape[1] // 2
         parts.append(
             {f"bin_score[{i}]": bins[:, i] for i in range(num_bins)}
@@ -203,7 +203,7 @@ def _sums(
 
 
 def _totals(parts: Sequence[_Sums]) -> _Sums:
-    return {column: np.asarray(values.sum()) for part in parts for column, values in part.items()}
+    return {column: values.sum(keepdims=True) for part in parts for column, values in part.items()}
 
 
 def _metrics(sums: Mapping[str, np.ndarray], options: FigureOptions) -> dict[str, np.ndarray]:
