@@ -32,6 +32,9 @@ from graphrec.evaluation.significance import (
 
 WEIGHTS = ("impressions", "clicks", "groups")
 _MOST_WALKED_ROWS = 20_000_000_000  # rows x resamples x models of a bootstrap that walks rows: minutes
+_MOST_INDEPENDENT = (
+    20_000_000  # rows of DeLong's test with independent rows: it holds 8 bytes a row and model
+)
 _MOST_ELEMENTS = 50_000_000  # of one matrix of the clusters' sums: 400 MB
 
 _Sums = dict[str, np.ndarray]
@@ -143,7 +146,7 @@ def figures_of_slice(name: str, rows: Rows, options: FigureOptions) -> SliceFigu
         figures += _reliability_figures(model, curve)
     method = "DeLong" if local is None else f"DeLong, by {options.cluster}"
     comparisons = _auc_comparisons(name, rows, covariance, method)
-    if local is not None and len(rows.score) > 1 and name == "all":
+    if local is not None and len(rows.score) > 1 and name == "all" and len(rows.label) <= _MOST_INDEPENDENT:
         independent = delong_covariance(rows.label, list(rows.score.values()))
         comparisons += _auc_comparisons(name, rows, independent, "DeLong")
     comparisons += _bootstrap_comparisons(name, len(rows.label), values, resampled, options)
