@@ -285,7 +285,7 @@ def sum_bins(
             low, size = 0, num_bins
             while size > 1:
                 half = size // 2
-                low += half if lower[low + half] <= value else 0
+                low += half * int(lower[low + half] <= value)
                 size -= half
             sums[cluster, low] += value
             sums[cluster, num_bins + low] += label[row]
