@@ -1,7 +1,7 @@
 """Several hops over several edge types, each (node, time) kept once."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -16,6 +16,7 @@ from samplers.neighbors import (
     SampledNeighbors,
     SampledSubgraph,
 )
+from samplers.one_hop import OneHopSampler
 from samplers.queries import Bound, Engine, check_options, use_compiled
 from samplers.recent import RecentNeighborSampler
 from samplers.tables import Candidates, NodeTable, group_times, with_zero
@@ -192,18 +193,21 @@ class MultiHopSampler:
             if sampler is None or table.first_row == len(table.node):
                 continue
             time = table.time[table.first_row :]
-            found = sampler.sample(
-                table.node[table.first_row :],
-                time,
-                epoch=epoch,
-                hop=0 if self.unique_across_hops else hop,
-                edge_type=edge_type,
-                generator=generator,
-            )
+            keys: dict[str, Any] = {
+                "epoch": epoch,
+                "hop": 0 if self.unique_across_hops else hop,
+                "edge_type": edge_type,
+                "generator": generator,
+            }
+            loop = None
+            if compiled and _is_ours(sampler):
+                found, loop = sampler.prepare(table.node[table.first_row :], time, **keys)
+            else:
+                found = sampler.sample(table.node[table.first_row :], time, **keys)
             sampled[edge_type] = found
             reached_time = found.edge_time if self.next_hop_bound == "edge" else time
             group_ptr = table.group_ptr[-1] - table.first_row
-            candidates[edge_type] = Candidates(found.node, found.mask, reached_time, group_ptr)
+            candidates[edge_type] = Candidates(found.node, found.mask, reached_time, group_ptr, loop)
         edges: dict[EdgeType, HopEdges] = {}
         for name, table in tables.items():
             into = [edge_type for edge_type in sampled if edge_type[0] == name]
@@ -218,6 +222,15 @@ class MultiHopSampler:
                 first_row = first_rows[edge_type[2]]
                 edges[edge_type] = HopEdges(first_row, neighbor, found.edge_id, found.edge_time, found.mask)
         return {edge_type: edges[edge_type] for edge_type in sampled}
+
+
+def _is_ours(sampler: NeighborSampler) -> TypeGuard[OneHopSampler]:
+    """Whether its compiled loop does all that its ``sample`` does."""
+    return (
+        isinstance(sampler, OneHopSampler)
+        and sampler.is_compiled
+        and type(sampler).sample is OneHopSampler.sample
+    )
 
 
 def _fan_outs(csrs: Mapping[EdgeType, TemporalCSR], num_neighbors: FanOut) -> dict[EdgeType, list[int]]:

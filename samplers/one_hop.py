@@ -1,6 +1,6 @@
 """What the one-hop samplers share: the checks, the choice of an engine, the keys of the draws, the result."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -21,6 +21,17 @@ from samplers.queries import (
     visible_edges,
 )
 from samplers.random_numbers import FixedKey, Key, draw_key
+
+
+class Loop(NamedTuple):
+    """A compiled loop over queries: ``kernel(first, stop, *arguments)`` writes the results of a range.
+
+    ``least`` is how many queries are worth another thread.
+    """
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    least: int
 
 
 class OneHopSampler:
@@ -76,24 +87,57 @@ class OneHopSampler:
             ValueError: a seed is not a row of the CSR, or lies on another device.
 
         """
+        if self.is_compiled:
+            from samplers.compiled import run
+
+            sampled, loop = self.prepare(
+                seed, seed_time, epoch=epoch, hop=hop, edge_type=edge_type, generator=generator
+            )
+            run(loop.kernel, len(seed), *loop.arguments, least=loop.least)
+            return sampled
         check_queries(self.csr, seed, seed_time)
-        prefix: tuple[FixedKey, ...] = (self._random_seed(), epoch, edge_type, hop)
-        if generator is not None:
-            prefix = (draw_key(generator),)
-        if not self.is_compiled:
-            edges = visible_edges(self.csr, seed, seed_time, bound=self.bound, window=self.window)
-            width = self._width(edges.count)
-            place = torch.arange(len(seed), device=self.csr.device)
-            keys: tuple[Key, ...] = (*prefix, seed, seed_time) if generator is None else (*prefix, place)
-            number, mask = self._choose(edges, seed_time, width, keys)
-            return SampledNeighbors.from_positions(self.csr, edges.position(place[:, None], number), mask)
+        prefix = self._prefix(epoch, hop, edge_type, generator)
+        edges = visible_edges(self.csr, seed, seed_time, bound=self.bound, window=self.window)
+        width = self._width(edges.count)
+        place = torch.arange(len(seed), device=self.csr.device)
+        keys: tuple[Key, ...] = (*prefix, seed, seed_time) if generator is None else (*prefix, place)
+        number, mask = self._choose(edges, seed_time, width, keys)
+        return SampledNeighbors.from_positions(self.csr, edges.position(place[:, None], number), mask)
+
+    def prepare(
+        self,
+        seed: Int64[Tensor, " num_seeds"],
+        seed_time: Int64[Tensor, " num_seeds"],
+        *,
+        epoch: int,
+        hop: int,
+        edge_type: EdgeType | None,
+        generator: Generator | None,
+    ) -> tuple[SampledNeighbors, Loop]:
+        """Return memory for what ``sample`` returns, not filled yet, and the compiled loop that fills it.
+
+        For who does more with a range of queries while their results are in the cache.
+
+        Raises:
+            ValueError: as ``sample``.
+
+        """
+        check_queries(self.csr, seed, seed_time)
         width = self.num_neighbors
         if width == -1:
             width = self._width(count_edges(self.csr, seed, seed_time, bound=self.bound, window=self.window))
         sampled = SampledNeighbors.empty(len(seed), width)
         queries = compiled_queries(seed, seed_time, self.bound, self.window)
-        self._run(queries, prefix, generator is not None, sampled.arrays())
-        return sampled
+        prefix = self._prefix(epoch, hop, edge_type, generator)
+        return sampled, self._loop(queries, prefix, generator is not None, sampled.arrays())
+
+    def _prefix(
+        self, epoch: int, hop: int, edge_type: EdgeType | None, generator: Generator | None
+    ) -> tuple[FixedKey, ...]:
+        """Return what the key of every draw begins with."""
+        if generator is not None:
+            return (draw_key(generator),)
+        return (self._random_seed(), epoch, edge_type, hop)
 
     def _width(self, count: Tensor) -> int:
         if self.num_neighbors != -1:
@@ -109,10 +153,10 @@ class OneHopSampler:
         """Return the numbers of the chosen edges among the visible ones, descending, and the mask."""
         raise NotImplementedError
 
-    def _run(
+    def _loop(
         self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
-    ) -> None:
-        """Run the compiled loop of the strategy on all queries; ``prefix`` begins the key of its draws."""
+    ) -> Loop:
+        """Return the compiled loop of the strategy; ``prefix`` begins the key of its draws."""
         raise NotImplementedError
 
     def _axes(self) -> dict[str, object]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samplers.one_hop import OneHopSampler
+from samplers.one_hop import Loop, OneHopSampler
 from samplers.queries import VisibleEdges
 from samplers.random_numbers import FixedKey, Key
 
@@ -24,9 +24,9 @@ class RecentNeighborSampler(OneHopSampler):
         number = edges.count[:, None] - 1 - torch.arange(width, device=seed_time.device)
         return number, number >= 0
 
-    def _run(
+    def _loop(
         self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
-    ) -> None:
-        from samplers.compiled import one_hop, run
+    ) -> Loop:
+        from samplers.compiled import one_hop
 
-        run(one_hop.recent, len(queries[0]), self.csr.arrays, *queries, out, least=2048)
+        return Loop(one_hop.recent, (self.csr.arrays, *queries, out), least=2048)

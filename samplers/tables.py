@@ -11,6 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samplers.one_hop import Loop
+
+PIECE = 1 << 15  # candidates that are sampled and numbered while they are in a core's cache
+FEW_NODES = 4  # a candidate: up to so many, a slot for each node costs less than hashing
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
@@ -19,12 +24,15 @@ class Candidates:
     ``time`` has the shape of ``node``, or one value a row where all its candidates are seen at the row's
     time.
     ``group_ptr`` is the first querying row of each group, and the number of rows; (num_groups + 1,).
+    ``loop`` is what will fill the other columns; None where they are filled. Then rows take the place of
+    ``node``.
     """
 
     node: Tensor
     mask: Tensor
     time: Tensor
     group_ptr: Tensor
+    loop: Loop | None = None
 
 
 @dataclass(eq=False)
@@ -75,36 +83,64 @@ class NodeTable:
     def _insert_compiled(
         self, candidates: list[Candidates], known: list[Tensor]
     ) -> tuple[list[Tensor], Tensor]:
-        from samplers.compiled.tables import insert_rows
+        """Do ``_insert`` piece after piece, in order, while other threads sample the next ones."""
+        from samplers.compiled.jit import run_in_order
+        from samplers.compiled.tables import hash_size, number_rows
 
         num_rows, amount = len(self.node), sum(part.node.numel() for part in candidates)
         node, time = (torch.empty(num_rows + amount, dtype=torch.int64) for _ in range(2))
         node[:num_rows], time[:num_rows] = self.node, self.time
-        neighbor = torch.empty(amount, dtype=torch.int64)
-        row_offset = np.cumsum([0, *(len(part.node) for part in candidates)])
-        by_edge_time = candidates[0].time.dim() == 2
-        group_ptr = np.stack(
-            [part.group_ptr.numpy() + first for part, first in zip(candidates, row_offset[:-1], strict=True)]
+        nodes = [part.node.contiguous() for part in candidates]
+        times, masks = (
+            [getattr(part, name).contiguous() for part in candidates] for name in ("time", "mask")
         )
+        rows = [
+            nodes[kind] if part.loop is not None else torch.empty_like(nodes[kind])
+            for kind, part in enumerate(candidates)
+        ]
+        group_ptr = np.stack([part.group_ptr.numpy() for part in candidates])
         num_groups = group_ptr.shape[1] - 1
-        new_ptr = insert_rows(
-            _flat([part.node for part in candidates]),
-            _flat([part.time for part in candidates]),
-            _flat([part.mask for part in candidates]).view(np.uint8),
-            np.array([part.node.shape[1] for part in candidates]),
+        known_ptr = (
+            np.stack([ptr.numpy() for ptr in known]) if known else np.empty((0, num_groups + 1), np.int64)
+        )
+        width = np.array([part.node.shape[1] for part in candidates])
+        group, cut = _cut(group_ptr, width, _num_pieces(candidates))
+        by_edge_time = candidates[0].time.dim() == 2
+        # a slot for each node, where nodes are few and times those of groups; else a hash table
+        is_direct = (
+            not by_edge_time and self.num_nodes <= FEW_NODES * amount and num_rows + amount < 2**31 - 1
+        )
+        num_slots = self.num_nodes if is_direct else hash_size(_largest_group(group_ptr, width, known_ptr))
+        new_ptr = np.empty(num_groups + 1, np.int64)
+        state = np.array([num_rows, -1, 0, 0, 0])
+        numbering = (
+            _addresses(nodes),
+            _addresses(times),
+            _addresses(masks),
+            _addresses(rows),
+            width,
             by_edge_time,
             group_ptr,
-            np.stack([ptr.numpy() for ptr in known]) if known else np.empty((0, num_groups + 1), np.int64),
-            self.num_nodes,
-            num_rows,
+            known_ptr,
             node.numpy(),
             time.numpy(),
-            neighbor.numpy(),
+            np.zeros(num_slots, np.int32),
+            is_direct,
+            new_ptr,
+            state,
         )
+
+        def sample(i: int) -> None:
+            for kind, part in enumerate(candidates):
+                if part.loop is not None and cut[i, kind] < cut[i + 1, kind]:
+                    part.loop.kernel(int(cut[i, kind]), int(cut[i + 1, kind]), *part.loop.arguments)
+
+        def number(i: int) -> None:
+            number_rows(group[i + 1], cut[i], cut[i + 1], *numbering)
+
+        run_in_order(len(cut) - 1, sample, number)
         num_rows = int(new_ptr[-1])
         self.node, self.time = node[:num_rows], time[:num_rows]
-        parts = neighbor.split([part.node.numel() for part in candidates])
-        rows = [rows.view(part.node.shape) for rows, part in zip(parts, candidates, strict=True)]
         return rows, torch.from_numpy(new_ptr)
 
     def _insert(self, candidates: list[Candidates], known: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -174,10 +210,48 @@ def _group_of_row(group_ptr: Tensor, num_groups: int) -> Tensor:
     return torch.arange(num_groups, device=group_ptr.device).repeat_interleave(group_ptr.diff())
 
 
-def _flat(parts: list[Tensor]) -> np.ndarray:
-    return (
-        parts[0].reshape(-1) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
-    ).numpy()
+def _cut(group_ptr: np.ndarray, width: np.ndarray, num_pieces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut querying rows, in the order of groups and in each of edge types, into pieces of equal candidates.
+
+    Returns:
+        The group at each of the ``num_pieces + 1`` cuts, and each edge type's first row behind it.
+
+    """
+    num_types, num_groups = group_ptr.shape[0], group_ptr.shape[1] - 1
+    if num_pieces == 1:
+        return np.array([0, num_groups - 1]), group_ptr[:, [0, -1]].T.copy()
+    amount = (np.diff(group_ptr) * width[:, None]).T.ravel()
+    total = amount.cumsum()
+    target = total[-1] * np.arange(1, num_pieces) // num_pieces
+    part = np.searchsorted(total, target, side="right")
+    group, kind = np.divmod(part, num_types)
+    cut = np.empty((num_pieces + 1, num_types), np.int64)
+    cut[0], cut[-1] = group_ptr[:, 0], group_ptr[:, -1]
+    for other in range(num_types):
+        cut[1:-1, other] = group_ptr[other, group + (other < kind)]
+    cut[np.arange(1, num_pieces), kind] += (target - total[part] + amount[part]) // width[kind]
+    return np.concatenate([[0], group, [num_groups - 1]]), cut
+
+
+def _num_pieces(candidates: list[Candidates]) -> int:
+    """Return how many pieces to sample and number; 1 where threads and caches would gain nothing."""
+    most = sum(part.node.numel() for part in candidates) // PIECE
+    for part in candidates:
+        if part.loop is not None:
+            most = max(most, len(part.node) // part.loop.least)
+    return max(min(most, 8 * torch.get_num_threads()), 1)
+
+
+def _largest_group(group_ptr: np.ndarray, width: np.ndarray, known_ptr: np.ndarray) -> int:
+    """Return how many candidates and known rows a group has at most."""
+    amount = width @ (group_ptr[:, 1:] - group_ptr[:, :-1])
+    if len(known_ptr):
+        amount += (known_ptr[:, 1:] - known_ptr[:, :-1]).sum(0)
+    return int(amount.max(initial=0))
+
+
+def _addresses(columns: list[Tensor]) -> np.ndarray:
+    return np.array([column.data_ptr() for column in columns])
 
 
 def _pair_keys(node: Tensor, time: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from samplers.csr import TemporalCSR
-from samplers.one_hop import OneHopSampler
+from samplers.one_hop import Loop, OneHopSampler
 from samplers.queries import Bound, Engine, VisibleEdges
 from samplers.random_numbers import FixedKey, Key, keyed_uniform, scale_to_integers, word_of
 
@@ -67,13 +67,13 @@ class UniformNeighborSampler(OneHopSampler):
             mask = slot < edges.count[:, None]
         return number.where(mask, -1).sort(dim=1, descending=True).values, mask
 
-    def _run(
+    def _loop(
         self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
-    ) -> None:
-        from samplers.compiled import one_hop, run
+    ) -> Loop:
+        from samplers.compiled import one_hop
 
         draws = (self.replace, np.uint64(word_of(*prefix)), by_place)
-        run(one_hop.draw_uniform, len(queries[0]), self.csr.arrays, *queries, *draws, out, least=1024)
+        return Loop(one_hop.draw_uniform, (self.csr.arrays, *queries, *draws, out), least=1024)
 
 
 def _distinct_numbers(uniform: Tensor, count: Tensor) -> Tensor:

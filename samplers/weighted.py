@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samplers.csr import TemporalCSR
-from samplers.one_hop import OneHopSampler
+from samplers.one_hop import Loop, OneHopSampler
 from samplers.queries import (
     Bound,
     Engine,
@@ -127,28 +127,17 @@ class WeightedNeighborSampler(OneHopSampler):
         place = bisect_rows(ahead, low, high, target + before[:, None], side="right")
         return (place - first[:, None]).where(total[:, None] > 0, -1)
 
-    def _run(
+    def _loop(
         self, queries: tuple[Any, ...], prefix: tuple[FixedKey, ...], by_place: bool, out: tuple[Any, ...]
-    ) -> None:
-        from samplers.compiled import one_hop, run
+    ) -> Loop:
+        from samplers.compiled import one_hop
 
         reverse = self.csr if self.reverse_csr is None else self.reverse_csr
         kind = {"edge_weight": one_hop.EDGE_WEIGHT, "degree": one_hop.DEGREE, "recency": one_hop.RECENCY}
         half_life = 1.0 if self.half_life is None else float(self.half_life)
-        run(
-            one_hop.draw_weighted,
-            len(queries[0]),
-            self.csr.arrays,
-            reverse.arrays,
-            kind[self.weight],
-            half_life,
-            *queries,
-            self.replace,
-            np.uint64(word_of(*prefix)),
-            by_place,
-            out,
-            least=16,
-        )
+        weight = (reverse.arrays, kind[self.weight], half_life)
+        draws = (self.replace, np.uint64(word_of(*prefix)), by_place)
+        return Loop(one_hop.draw_weighted, (self.csr.arrays, *weight, *queries, *draws, out), least=16)
 
     def _raw_weight(self, edges: VisibleEdges, query: Tensor, number: Tensor, seed_time: Tensor) -> Tensor:
         """Return what weights are made of, as float64: edge weights, degrees of neighbours, or ages."""

@@ -203,7 +203,7 @@ MUTATIONS = (
     ),
     Mutation(
         "hop in the key where rows are shared", "samplers/multi_hop.py",
-        "hop=0 if self.unique_across_hops else hop", "hop=hop", MULTI_HOP, "tree",
+        '"hop": 0 if self.unique_across_hops else hop', '"hop": hop', MULTI_HOP, "tree",
     ),
     Mutation(
         "rows at different times are one (numba)", "samplers/compiled/tables.py",
@@ -215,7 +215,15 @@ MUTATIONS = (
     ),
     Mutation(
         "padding becomes rows (numba)", "samplers/compiled/tables.py",
-        "while place < stop and mask_at[place]:  # padding", "while place < stop:  # padding", MULTI_HOP,
+        "    if place < stop and mask[stop - 1]:  # most", "    if place < stop:  # most", MULTI_HOP,
+    ),
+    Mutation(
+        "marks of other times taken for this one's (numba)", "samplers/compiled/tables.py",
+        "first_mark = max(state[STATE.next_mark], np.int64(1))", "first_mark = np.int64(1)", MULTI_HOP,
+    ),
+    Mutation(
+        "a group begun anew in each piece (numba)", "samplers/compiled/tables.py",
+        "if group > state[STATE.group]:", "if True:", MULTI_HOP,
     ),
     Mutation(
         "mask of padding inverted (numba)", ONE_HOP,

@@ -64,6 +64,42 @@ def run(kernel: Any, size: int, *arguments: Any, least: int = 256) -> None:
         for i in next_piece:
             kernel(bounds[i], bounds[i + 1], *arguments)
 
+    _work_together(work, num_threads)
+
+
+def run_in_order(num_pieces: int, first: Callable[[int], object], then: Callable[[int], object]) -> None:
+    """Call ``first(i)`` for each piece in torch's number of threads, and ``then(i)`` after it, in order.
+
+    Calls of ``first`` overlap with all others; those of ``then`` come one at a time, piece 0 before piece 1,
+    so that each goes on where the last one ended. Who has made a piece ready finishes it if its turn has
+    come, while it is in that core's cache.
+    """
+    next_piece = iter(range(num_pieces))
+    is_ready = [False] * num_pieces
+    turn, done = threading.Lock(), 0
+
+    def finish() -> None:
+        nonlocal done
+        # asked again after the release: a piece may have become ready when this thread still had the turn
+        while done < num_pieces and is_ready[done] and turn.acquire(blocking=False):
+            try:
+                while done < num_pieces and is_ready[done]:
+                    then(done)
+                    done += 1
+            finally:
+                turn.release()
+
+    def work() -> None:
+        for i in next_piece:
+            first(i)
+            is_ready[i] = True
+            finish()
+
+    _work_together(work, min(torch.get_num_threads(), num_pieces))
+
+
+def _work_together(work: Callable[[], None], num_threads: int) -> None:
+    """Call ``work`` in so many threads, one of them this one."""
     others = [_pool(num_threads - 1).submit(work) for _ in range(num_threads - 1)]
     try:
         work()

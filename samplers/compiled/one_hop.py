@@ -90,24 +90,29 @@ def write_slot(csr, position, slots, at):
 
 @compiled
 def pad(slots, at, stop):
-    """Fill slots with padding."""
+    """Fill slots with padding. One loop, as four would become calls that cost more than the few writes."""
     for j in range(at, stop):
         slots.node[j] = 0
-    for j in range(at, stop):
         slots.edge_time[j] = 0
-    for j in range(at, stop):
         slots.edge_id[j] = 0
-    for j in range(at, stop):
         slots.mask[j] = 0
 
 
 @compiled
 def write_back(csr, last, count, slots, at):
     """Copy base edges to slots from position ``last`` back; return how many."""
+    if csr.edges.num_words == 4:  # steps that are known when this is compiled: it becomes vector loads
+        for j in range(count):
+            word = csr.edges.times[2 * (last - j)]  # column, then id, 4 bytes each
+            slots.node[at + j] = word & 0xFFFFFFFF
+            slots.edge_id[at + j] = word >> 32
+            slots.edge_time[at + j] = csr.edges.times[2 * (last - j) + 1]
+    else:
+        for j in range(count):
+            slots.node[at + j] = edge_col(csr.edges, last - j)
+            slots.edge_time[at + j] = edge_time(csr.edges, last - j)
+            slots.edge_id[at + j] = edge_id(csr.edges, last - j)
     for j in range(count):
-        slots.node[at + j] = edge_col(csr.edges, last - j)
-        slots.edge_time[at + j] = edge_time(csr.edges, last - j)
-        slots.edge_id[at + j] = edge_id(csr.edges, last - j)
         slots.mask[at + j] = 1
     return count
 

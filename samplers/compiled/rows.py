@@ -116,6 +116,16 @@ def pointer_to(typing_context, array):
 
 
 @intrinsic
+def pointer_like(typing_context, pointer, address):
+    """Turn an address into a pointer of the same type as another."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[1], context.get_value_type(pointer))
+
+    return pointer(pointer, types.int64), generate
+
+
+@intrinsic
 def pointer_plus(typing_context, pointer, index):
     """Address of ``pointer[index]``."""
 

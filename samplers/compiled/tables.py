@@ -1,11 +1,11 @@
-"""Number the (node, time) rows of a subgraph, each once: one hash table, group of equal times by group."""
+"""Number the (node, time) rows of a subgraph, each once, group of equal times by group."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from samplers.compiled.jit import compiled
-from samplers.compiled.rows import keep_alive, pointer_to
+from samplers.compiled.rows import keep_alive, pointer_like, pointer_to
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -43,6 +43,15 @@ def group_equal(value, group):
 
 
 @compiled
+def hash_size(amount):
+    """Size of a hash table for so many rows: a power of two, at least twice as many."""
+    size = np.int64(16)
+    while size < 2 * amount:
+        size *= 2
+    return size
+
+
+@compiled
 def insert_row(table, size, node, time, next_row):
     """Row of (node, time); ``next_row`` if it is new."""
     word = (np.uint64(node) ^ (np.uint64(time) * _FACTOR)) * _FACTOR
@@ -58,124 +67,189 @@ def insert_row(table, size, node, time, next_row):
     return next_row
 
 
-@compiled
-def insert_row_direct(table, node, next_row):
-    """Do the same where all times are equal and each node has a slot. The time is left to the caller."""
-    row = table.slot[node] - 1
-    is_new = row < 0  # as often as not: no branch
-    row += is_new * (next_row + 1)
-    table.slot[node] = row + 1
-    table.node[next_row] = node
-    return row
+class State(NamedTuple):
+    """Places in the array that hands on, from one piece to the next, how far the numbering is."""
+
+    num_rows: int = 0
+    group: int = 1  # that was begun last
+    first_mark: int = 2  # of this group
+    first_new_mark: int = 3  # of this group: those before it are of its known rows
+    next_mark: int = 4
+
+
+STATE = State()
 
 
 @compiled
-def insert_rows(
+def number_rows(
+    last_group,
+    first,
+    stop,
     candidate,
     candidate_time,
     mask,
+    neighbor,
     width,
     by_edge_time,
     group_ptr,
     known_ptr,
-    num_nodes,
-    num_rows,
     node,
     time,
-    neighbor,
+    slot,
+    is_direct,
+    new_ptr,
+    state,
 ):
-    """Give each candidate its row, and new (node, time) pairs new rows behind ``num_rows``, group by group.
+    """Give each candidate of a piece its row, and new (node, time) pairs new rows, group by group.
+
+    Pieces come in order; each ends in the group in which the next one begins.
 
     Args:
-        candidate: flat lists of candidates of each edge type, one behind the other.
-        candidate_time: their times: of their edges, where ``by_edge_time``, else of the querying rows.
-        mask: which of them are real.
+        last_group: in which the piece ends.
+        first: first querying row of the piece, for each edge type.
+        stop: the row behind its last one, likewise.
+        candidate: addresses of each edge type's candidates, ``width`` for each querying row.
+        candidate_time: addresses of their times: of their edges, where ``by_edge_time``, else of the querying
+            rows.
+        mask: addresses of the bytes that say which of them are real; padding is on the right.
+        neighbor: addresses at which to write the row of each candidate, 0 where it is not real; may be the
+            same as ``candidate``.
         width: candidates of a querying row, for each edge type.
         by_edge_time: whether ``candidate_time`` has one for each candidate, else one for each querying row.
-        group_ptr: first querying row of each group and its end, for each edge type; counted through all
-            types.
+        group_ptr: first querying row of each group and its end, for each edge type.
         known_ptr: first and last row of each group among the rows there are, hop by hop.
-        num_nodes: how many nodes there are.
-        num_rows: how many rows there are.
         node: node of each row, with room for the new ones.
         time: time of each row, likewise.
-        neighbor: row of each candidate, 0 where it is not real.
-
-    Returns:
-        First new row of each group, and their end.
+        slot: int32, zeros: for each node, or a hash table with room for the largest group.
+        is_direct: which of the two. The first needs groups of one time each.
+        new_ptr: first new row of each group, and their end, written as the groups are begun.
+        state: see ``State``.
 
     """
-    num_types, num_groups = group_ptr.shape[0], group_ptr.shape[1] - 1
-    amount = np.zeros(num_groups, np.int64)  # rows and candidates of each group
-    largest = np.int64(1)
-    for group in range(num_groups):
-        for kind in range(num_types):
-            amount[group] += (group_ptr[kind, group + 1] - group_ptr[kind, group]) * width[kind]
-        for hop in range(known_ptr.shape[0]):
-            amount[group] += known_ptr[hop, group + 1] - known_ptr[hop, group]
-        largest = max(largest, amount[group])
-    # one time for all and few nodes: a slot for each node
-    is_direct = num_groups == 1 and not by_edge_time and num_nodes <= 4 * largest
-    capacity = np.int64(16)
-    while capacity < 2 * largest:
-        capacity *= 2
-    if is_direct:
-        capacity = max(num_nodes, np.int64(1))
-    slot = np.zeros(capacity, np.int32)
     table = Table(pointer_to(slot), pointer_to(node), pointer_to(time))
-    node_at, time_at, mask_at, neighbor_at = (
-        pointer_to(candidate),
-        pointer_to(candidate_time),
-        pointer_to(mask),
-        pointer_to(neighbor),
-    )
-    new_ptr = np.empty(num_groups + 1, np.int64)
-    for group in range(num_groups):
-        new_ptr[group] = num_rows
-        size = np.int64(16)
-        while size < 2 * amount[group]:
-            size *= 2
-        if not is_direct and group > 0:
-            for place in range(size):
-                table.slot[place] = 0
-        for hop in range(known_ptr.shape[0]):
-            for known in range(known_ptr[hop, group], known_ptr[hop, group + 1]):
-                if is_direct:
-                    if table.slot[table.node[known]] == 0:  # of repeated seeds the first is found
-                        table.slot[table.node[known]] = known + 1
-                else:
-                    insert_row(table, size, table.node[known], table.time[known], known)
-        first = np.int64(0)  # candidate of the edge type
+    bytes_like = np.empty(0, np.uint8)
+    mask_like = pointer_to(bytes_like)
+    num_types, num_groups = group_ptr.shape[0], group_ptr.shape[1] - 1
+    num_rows = state[STATE.num_rows]
+    for group in range(max(state[STATE.group], 0), last_group + 1):
+        amount = np.int64(0)  # rows and candidates of the group
         for kind in range(num_types):
+            amount += (group_ptr[kind, group + 1] - group_ptr[kind, group]) * width[kind]
+        for hop in range(known_ptr.shape[0]):
+            amount += known_ptr[hop, group + 1] - known_ptr[hop, group]
+        size = hash_size(amount)
+        if group > state[STATE.group]:
+            state[STATE.group] = group
+            new_ptr[group] = num_rows
+            if is_direct:
+                mark_known(table, known_ptr, group, state)
+            else:
+                for place in range(size if group > 0 else 0):
+                    table.slot[place] = 0
+                for hop in range(known_ptr.shape[0]):
+                    for known in range(known_ptr[hop, group], known_ptr[hop, group + 1]):
+                        insert_row(table, size, table.node[known], table.time[known], known)
+        for kind in range(num_types):
+            begin = max(group_ptr[kind, group], first[kind])
+            end = min(group_ptr[kind, group + 1], stop[kind])
+            if begin >= end:
+                continue
             per_row = width[kind]
-            for query in range(group_ptr[kind, group], group_ptr[kind, group + 1]):
-                place = first + (query - group_ptr[kind, 0]) * per_row
-                stop = place + per_row
-                while place < stop and mask_at[place]:  # padding is on the right
-                    if is_direct:
-                        found = insert_row_direct(table, node_at[place], num_rows)
-                    else:
-                        when = time_at[place] if by_edge_time else time_at[query]
-                        found = insert_row(table, size, node_at[place], when, num_rows)
-                    neighbor_at[place] = found
-                    num_rows += found == num_rows
-                    place += 1
-                for padding in range(place, stop):
-                    neighbor_at[padding] = 0
-            first += (group_ptr[kind, num_groups] - group_ptr[kind, 0]) * per_row
-    new_ptr[num_groups] = num_rows
-    if is_direct and num_rows > new_ptr[0]:
-        table_time = time_at[group_ptr[0, 0]]  # one for all; an edge type without querying rows has none
-        for row in range(new_ptr[0], num_rows):
-            table.time[row] = table_time
-    keep_alive(slot)
-    keep_alive(node)
-    keep_alive(time)
-    keep_alive(candidate)
-    keep_alive(candidate_time)
-    keep_alive(mask)
-    keep_alive(neighbor)
-    return new_ptr
+            node_at, neighbor_at = (
+                pointer_like(table.node, candidate[kind]),
+                pointer_like(table.node, neighbor[kind]),
+            )
+            time_at, mask_at = (
+                pointer_like(table.time, candidate_time[kind]),
+                pointer_like(mask_like, mask[kind]),
+            )
+            group_time, first_row = np.int64(0) if by_edge_time else time_at[begin], num_rows
+            first_mark, first_new_mark = state[STATE.first_mark], state[STATE.first_new_mark]
+            shift = state[STATE.next_mark] - num_rows
+            for query in range(begin, end):
+                place, behind = query * per_row, (query + 1) * per_row
+                real = end_of_real(mask_at, place, behind)
+                if not is_direct:
+                    for at in range(place, real):
+                        when = time_at[at] if by_edge_time else group_time
+                        found = insert_row(table, size, node_at[at], when, num_rows)
+                        neighbor_at[at] = found
+                        num_rows += found == num_rows
+                elif first_mark == first_new_mark:  # rows follow from marks
+                    for at in range(place, real):
+                        mark = mark_node(table, node_at[at], first_mark, num_rows, shift)
+                        neighbor_at[at] = mark - shift
+                        num_rows += mark == num_rows + shift
+                else:
+                    for at in range(place, real):
+                        mark = mark_node(table, node_at[at], first_mark, num_rows, shift)
+                        if mark >= first_new_mark:
+                            neighbor_at[at] = mark - shift
+                        else:
+                            neighbor_at[at] = known_row(known_ptr, group, mark - first_mark)
+                        num_rows += mark == num_rows + shift
+                for at in range(real, behind):
+                    neighbor_at[at] = 0
+            if is_direct:
+                for row in range(first_row, num_rows):
+                    table.time[row] = group_time
+                state[STATE.next_mark] += num_rows - first_row
+    state[STATE.num_rows] = num_rows
+    if state[STATE.group] == num_groups - 1:
+        new_ptr[num_groups] = num_rows
+    keep_alive(bytes_like)
+
+
+@compiled
+def end_of_real(mask, place, stop):
+    """End of the slots that are no padding, which is on the right."""
+    if place < stop and mask[stop - 1]:  # most rows are full
+        return stop
+    while place < stop and mask[place]:
+        place += 1
+    return place
+
+
+@compiled
+def mark_known(table, known_ptr, group, state):
+    """Begin a group where each node has a slot: mark the nodes of its known rows.
+
+    A slot holds a mark: marks rise from row to row, and from group to group, so that those of former groups
+    are below all of this one and need not be taken away.
+    """
+    first_mark = max(state[STATE.next_mark], np.int64(1))
+    mark = first_mark
+    for hop in range(known_ptr.shape[0]):
+        for known in range(known_ptr[hop, group], known_ptr[hop, group + 1]):
+            if table.slot[table.node[known]] < first_mark:  # of repeated seeds the first is found
+                table.slot[table.node[known]] = mark
+            mark += 1
+    state[STATE.first_mark] = first_mark
+    # of one group alone, known and new rows lie side by side, and so do their marks
+    state[STATE.first_new_mark] = first_mark if known_ptr.shape[1] == 2 else mark
+    state[STATE.next_mark] = mark
+
+
+@compiled
+def mark_node(table, node, first_mark, num_rows, shift):
+    """Mark of a node in its group; if it is new, that of the next row, whose node it becomes."""
+    mark = np.int64(table.slot[node])
+    is_new = mark < first_mark  # as often as not: no branch
+    mark += is_new * (num_rows + shift - mark)
+    table.slot[node] = mark
+    table.node[num_rows] = node
+    return mark
+
+
+@compiled
+def known_row(known_ptr, group, number):
+    """Row of the known row of a group that has this number."""
+    for hop in range(known_ptr.shape[0]):
+        count = known_ptr[hop, group + 1] - known_ptr[hop, group]
+        if number < count:
+            return known_ptr[hop, group] + number
+        number -= count
+    return number
 
 
 @compiled

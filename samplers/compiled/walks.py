@@ -3,8 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from samplers.compiled.jit import compiled
 from samplers.compiled.numbers import mix, uniform
@@ -21,6 +19,7 @@ from samplers.compiled.rows import (
     keep_alive,
     known_at,
     open_block,
+    pointer_like,
     pointer_to,
     pointers,
     position_of,
@@ -112,16 +111,6 @@ def _of_equal_dtypes(arrays: list[CSRArrays]) -> list[CSRArrays]:
                 changed[words] = changed[times] = records.ravel()
         widened.append(a._replace(**changed))
     return widened
-
-
-@intrinsic
-def pointer_like(typing_context, pointer, address):
-    """Turn an address into a pointer of the same type as another."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[1], context.get_value_type(pointer))
-
-    return pointer(pointer, types.int64), generate
 
 
 @compiled

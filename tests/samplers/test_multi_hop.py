@@ -11,6 +11,7 @@ from samplers import (
     UniformNeighborSampler,
     WeightedNeighborSampler,
     check_no_leak,
+    tables,
 )
 from tests.reference import samplers as reference
 from tests.reference.samplers import Edge
@@ -184,12 +185,15 @@ def test_engines_agree_row_by_row(graph, asked, next_hop_bound, bound, window, f
         asked = {name: [(node, 6) for node, _ in pairs] for name, pairs in asked.items()}
     options = {"bound": bound, "window": window, "next_hop_bound": next_hop_bound, "strategy": strategy}
     repeat_seeds = data.draw(st.booleans())
-    compiled, batched = (
-        MultiHopSampler(csrs_of(graph), fan_out, engine=engine, **options).sample(
-            as_input(asked), epoch=3, repeat_seeds=repeat_seeds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "PIECE", data.draw(st.sampled_from([1, 2, 5, 1 << 15]), "candidates a piece"))
+        patch.setattr(tables, "FEW_NODES", data.draw(st.sampled_from([0, 4]), "slots or a hash table"))
+        compiled, batched = (
+            MultiHopSampler(csrs_of(graph), fan_out, engine=engine, **options).sample(
+                as_input(asked), epoch=3, repeat_seeds=repeat_seeds
+            )
+            for engine in ("numba", "torch")
         )
-        for engine in ("numba", "torch")
-    )
     assert compiled.num_nodes_after_hop == batched.num_nodes_after_hop
     for name in compiled.node:
         assert torch.equal(compiled.node[name], batched.node[name])
