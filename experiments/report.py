@@ -3,14 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments.paired_tests import read_tests
 from experiments.results_table import ResultRow, RunRecord, read_rows, read_run_records
+from graphrec.evaluation import report
 from graphrec.evaluation.figures import Comparison, Figure
 from graphrec.evaluation.page import Cell, Page, Picture, Section, Table, print_page
 from graphrec.evaluation.plots import plot_curves
-from graphrec.evaluation.report import ReportPaths, build_page, headline_in_words, write_page
+from graphrec.evaluation.report import build_page, headline_in_words, write_page
 from graphrec.evaluation.report_tables import Summaries, Summary, series_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["ReportPaths", "build_report", "print_report", "read_page"]
 
 _CURVE_SLICES = ("epoch", "step")
+
+
+class ReportPaths(NamedTuple):
+    """The files of a table's report, all of which are written."""
+
+    json: Path
+    markdown: Path
+    html: Path
 
 
 def build_report(results_dir: Path, table: str, output_dir: Path) -> ReportPaths:
@@ -42,7 +51,7 @@ def build_report(results_dir: Path, table: str, output_dir: Path) -> ReportPaths
         "runs": [vars(run) for run in runs],
     }
     paths = ReportPaths(*(output_dir / f"{table}.{suffix}" for suffix in ("json", "md", "html")))
-    write_page(page, content, paths)
+    write_page(page, content, report.ReportPaths(*paths))
     return paths
 
 
@@ -117,7 +126,7 @@ def _page(
         facts=facts,
         notes=["The paired tests are on each model's predictions averaged over its seeds."] if tests else [],
         extra_sections=[*_curve_sections(summaries.models, curves), *_run_sections(runs)],
-        headline=headline_in_words(figures, tests, _without_update),
+        headline=headline_in_words(figures, tests, _without_update, say_seeds=True),
     )
 
 

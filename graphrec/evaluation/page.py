@@ -171,7 +171,8 @@ def _print_part(table: Table, columns: Sequence[_Column], title: str, console: "
     console.print()
     if title:
         console.print(Text(title, style="bold"))
-    rich_table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
+    # one cell of padding and one between columns: a column takes its width and two
+    rich_table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         rich_table.add_column(
             Text(column.header),

@@ -92,10 +92,13 @@ def headline_in_words(
     figures: Sequence[Figure],
     comparisons: Sequence[Comparison],
     family: Callable[[str], str] = str,
+    *,
+    say_seeds: bool = False,
 ) -> str:
     """Name the best AUC and the best of another model, and whether the two can be told apart.
 
     Models of one ``family`` (say, one model with and without updates) are no rivals.
+    ``say_seeds`` warns of a figure that rests on one seed.
     """
     summaries = Summaries([one for one in figures if (one.slice, one.metric) == ("all", "auc")])
     found = {model: summaries.get(model, "all", "auc") for model in summaries.models}
@@ -105,8 +108,8 @@ def headline_in_words(
     ranked = sorted(defined, key=lambda model: -defined[model].mean)
     best = defined[ranked[0]]
     if len(found) == 1:
-        return f"{ranked[0]} has an AUC of {best.mean:.4f}{_spread(best)}."
-    sentence = f"{ranked[0]} has the highest AUC, {best.mean:.4f}{_spread(best)}"
+        return f"{ranked[0]} has an AUC of {best.mean:.4f}{_spread(best, say_seeds)}."
+    sentence = f"{ranked[0]} has the highest AUC, {best.mean:.4f}{_spread(best, say_seeds)}"
     rivals = [model for model in ranked if family(model) != family(ranked[0])]
     if not rivals:
         return sentence + "."
@@ -119,12 +122,12 @@ def headline_in_words(
     return sentence
 
 
-def _spread(summary: Summary) -> str:
+def _spread(summary: Summary, say_seeds: bool) -> str:
     if summary.num_seeds > 1:
         return f" ± {summary.deviation:.4f} over {summary.num_seeds} seeds"
     if not math.isnan(summary.lower):
         return f" (95% interval {summary.lower:.4f} to {summary.upper:.4f})"
-    return ""
+    return " with one seed" if say_seeds else ""
 
 
 def evaluation_page(evaluation: "Evaluation") -> Page:

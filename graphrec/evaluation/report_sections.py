@@ -25,7 +25,7 @@ from graphrec.evaluation.report_tables import (
     value_of,
 )
 
-MOST_ROWS_UNFOLDED = 40
+MOST_ROWS_UNFOLDED = 12
 MOST_VALUES_DRAWN = 30
 _MOST_VERDICTS = 12
 _WEIGHTS = {"impressions": "impressions", "clicks": "clicks", "groups": "each group alike"}
@@ -225,7 +225,7 @@ def _slice_picture(summaries: Summaries, column: str, names: Sequence[str], name
     if column == "hour":
         hours = {int(value_of(one)): one for one in drawn}
         lines = [
-            series_of(model, [(hour, summaries.get(model, one, "auc")) for hour, one in hours.items()])
+            series_of(model, [(float(hour), summaries.get(model, one, "auc")) for hour, one in hours.items()])
             for model in summaries.models
         ]
         rows_of_hour = {hour: summaries.num_rows(one) for hour, one in hours.items()}
@@ -237,7 +237,9 @@ def _slice_picture(summaries: Summaries, column: str, names: Sequence[str], name
         largest = sorted(drawn, key=lambda one: -summaries.num_rows(one))[:MOST_VALUES_DRAWN]
         drawn = [one for one in drawn if one in set(largest)]
     lines = [
-        series_of(model, [(position, summaries.get(model, one, "auc")) for position, one in enumerate(drawn)])
+        series_of(
+            model, [(float(position), summaries.get(model, one, "auc")) for position, one in enumerate(drawn)]
+        )
         for model in summaries.models
     ]
     values = [value_of(one) for one in drawn]

@@ -55,7 +55,8 @@ def test_page_is_well_formed_and_needs_nothing_from_elsewhere(built):
     referred = re.findall(r'(?:href="|url\()#([^")]+)', text)
     assert referred
     assert set(referred) <= set(ids)
-    assert elements.tags.count("svg") == 4
+    # hour, period, day; all tests and those by the same three; calibration; training
+    assert elements.tags.count("svg") == 9
     assert not re.search(r"#fe0[01]", text)  # every colour comes from the style sheet
 
 
@@ -87,16 +88,19 @@ def test_tables_hold_mean_and_deviation_over_seeds(built):
     best = max(means, key=means.get)
     assert f"| **{means[best]:.4f}** ±" in text
     assert content["headline"].startswith(f"{best} has the highest AUC, {means[best]:.4f} ±")
-    assert len(content["tests"]) == len(tests) == 15
-    by_user = [t for t in tests if t.metric == "auc" and t.method == "bootstrap by user"]
+    assert len(content["tests"]) == len(tests)
+    by_user = [t for t in tests if (t.slice, t.metric, t.method) == ("all", "auc", "DeLong, by user")]
+    assert {t.baseline for t in by_user} == set(means) - {"LSTTM"}
     assert all(t.verdict in text.replace("\\", "") for t in by_user)
 
 
 def test_training_curves_are_no_test_figures(built):
     page = report.read_page(built[0] / "results", "main")
     titles = [section.title for section in page.sections]
-    assert titles[:3] == ["All test rows", "AUC by period of the day", "AUC by hour"]
-    assert {"Training", "Calibration", "Are the differences real?", "By day"} <= set(titles)
+    assert titles[:3] == ["All rows", "AUC by period of the day", "GAUC by grouping and weighting"]
+    assert {"Training", "Calibration", "Are the differences real?", "By day", "By hour of the day"} <= set(
+        titles
+    )
     assert "epoch=" not in render_markdown(page)
     (training,) = [section for section in page.sections if section.title == "Training"]
     assert all(metric in training.pictures[0].svg for metric in ("train_loss", "validation_auc"))
@@ -117,8 +121,11 @@ def test_terminal_shows_every_model_and_verdict(built, width):
     report.print_report(built[0] / "results", "main", Console(file=stream, width=width))
     text = stream.getvalue()
     assert "has the highest AUC" in text
-    assert ("±" in text.split("has the highest")[0]) == (width == 160)
-    assert "LSTTM" in text
+    assert "±" in text.split("has the highest")[0]
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for model in NOISE:
+        assert model in text
 
 
 def row(model="m", seed=0, metric="auc", value=0.6, slice_name="all", run="r"):
@@ -167,6 +174,7 @@ def test_best_is_by_the_metric_s_own_direction(tmp_path):
         append_rows(tmp_path / "t.jsonl", [row(model, metric="log_loss", value=loss)])
         append_rows(tmp_path / "t.jsonl", [row(model, metric="calibration_ratio", value=ratio)])
     (table,) = report.read_page(tmp_path, "t").sections[0].tables
+    assert table.caption == "Probabilities"
     best = {
         header: [line[0].text for line in table.rows if line[i].best] for i, header in enumerate(table.header)
     }
@@ -186,8 +194,8 @@ def test_a_page_of_words_alone_is_shown():
 
 
 def test_band_is_drawn_only_with_several_seeds():
-    one = Series("m", [0, 1, 2], [0.6, 0.7, 0.8], [float("nan")] * 3)
-    banded = one._replace(deviation=[0.01] * 3)
+    one = Series("m", [0, 1, 2], [0.6, 0.7, 0.8], [float("nan")] * 3, [float("nan")] * 3)
+    banded = one._replace(lower=[0.59, 0.69, 0.79], upper=[0.61, 0.71, 0.81])
     rows_of_hour = {0: 5, 1: 6, 2: 7}
     assert "FillBetween" not in plot_by_hour([one], rows_of_hour)
     assert "FillBetween" in plot_by_hour([banded], rows_of_hour)
