@@ -27,6 +27,9 @@ from graphrec.evaluation.figures import Comparison, Figure
 from graphrec.evaluation.predictions import Predictions, Slicing
 from graphrec.evaluation.ranking import hit_rate, mean_reciprocal_rank, ndcg
 from graphrec.evaluation.read import PredictionsError, ReadOptions, read_predictions
+from graphrec.evaluation.replay import replay
+from graphrec.evaluation.replay_leak import check_replay_leak
+from graphrec.evaluation.replay_models import SklearnModel, TorchModel
 from graphrec.evaluation.significance import (
     BootstrapResult,
     DeLongTest,
@@ -47,11 +50,14 @@ __all__ = [
     "PredictionsError",
     "ReadOptions",
     "ReliabilityCurve",
+    "SklearnModel",
     "Slicing",
+    "TorchModel",
     "auc",
     "average_precision",
     "brier_score",
     "calibration_ratio",
+    "check_replay_leak",
     "clustered_bootstrap",
     "corrected",
     "delong",
@@ -69,6 +75,7 @@ __all__ = [
     "read_predictions",
     "relative_information_gain",
     "reliability_curve",
+    "replay",
     "summary_in_words",
     "verdict_in_words",
 ]

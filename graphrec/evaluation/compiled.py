@@ -1,37 +1,21 @@
 """Compiled loops behind the figures: rows put in the order of a code, ranks walked, sums over clusters.
 
 Kernels run without Python's lock, each on a range that is its own, so that plain threads share them out.
-The machine code is kept on disk and goes stale only with this file: kernels call no function of another one.
 """
 
-import inspect
 import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 from jaxtyping import Float, Int64, Integer, Shaped, UInt8
+
+from graphrec.evaluation import threads
+from graphrec.evaluation.threads import compiled
 
 _LEAST_ROWS = 50_000  # of a call that is spread over threads
 _NUM_PIECES = 64  # ranges that threads pick from: clusters differ in their work
 _SHORT_RUN = 24  # rows that insertion sorts at least as fast as a merge
-
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call and keep the machine code, where a folder for it can be written to."""
-    function = inspect.unwrap(function)  # of the run-time type checks that tests put around every function
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
-
-
-def num_threads() -> int:
-    """Threads that loops are spread over: one a core."""
-    return os.cpu_count() or 1
 
 
 def run(
@@ -43,12 +27,9 @@ def run(
 
 def run_tasks(tasks: list[tuple[Callable[..., Any], tuple[Any, ...]]], num_rows: int) -> list[Any]:
     """Call functions with their arguments, in threads where there are rows enough for it to pay."""
-    workers = min(num_threads(), len(tasks))
-    if workers <= 1 or num_rows < _LEAST_ROWS:
+    if num_rows < _LEAST_ROWS:
         return [function(*arguments) for function, arguments in tasks]
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(function, *arguments) for function, arguments in tasks]
-        return [future.result() for future in futures]
+    return threads.run_tasks(tasks)
 
 
 def row_pieces(num_rows: int, num_pieces: int) -> list[tuple[int, int]]:
@@ -67,16 +48,16 @@ def cluster_pieces(ptr: Int64[np.ndarray, " num_clusters_and_one"]) -> list[tupl
 
 def order_by_code(
     code: Integer[np.ndarray, " num_rows"], num_codes: int
-) -> tuple[Int64[np.ndarray, " num_rows"], Int64[np.ndarray, " num_codes_and_one"]]:
+) -> tuple[Integer[np.ndarray, " num_rows"], Int64[np.ndarray, " num_codes_and_one"]]:
     """Row numbers in the order of their code, equal codes in the order of rows: a counting sort.
 
-    Returns ``(order, ptr)``: the rows of code c are ``order[ptr[c] : ptr[c + 1]]``. ``code`` is int32 or
-    int64. Raises ``ValueError`` for a code outside ``range(num_codes)``.
+    Returns ``(order, ptr)``: the rows of code c are ``order[ptr[c] : ptr[c + 1]]``, int32 where that holds
+    the number of rows. Raises ``ValueError`` for a code outside ``range(num_codes)``.
     """
     code = np.ascontiguousarray(code)
     num_rows = len(code)
     # each piece of rows counts for itself; where codes are many, the counts would outgrow the rows
-    pieces = row_pieces(num_rows, num_threads() if num_codes < num_rows // 4 else 1)
+    pieces = row_pieces(num_rows, threads.num_threads() if num_codes < num_rows // 4 else 1)
     count = np.zeros((max(1, len(pieces)), num_codes), np.int64)
     tasks = [(_count_codes, (*piece, code, count[number])) for number, piece in enumerate(pieces)]
     wrong = [row for row in run_tasks(tasks, num_rows) if row >= 0]
@@ -85,7 +66,7 @@ def order_by_code(
     ptr = np.zeros(num_codes + 1, np.int64)
     np.cumsum(count.sum(axis=0), out=ptr[1:])
     place = np.cumsum(count, axis=0) - count + ptr[:-1]
-    order = np.empty(num_rows, np.int64)
+    order = np.empty(num_rows, np.int32 if num_rows < 2**31 else np.int64)
     run_tasks(
         [(_place_codes, (*piece, code, place[number], order)) for number, piece in enumerate(pieces)],
         num_rows,
@@ -94,7 +75,7 @@ def order_by_code(
 
 
 def take(
-    column: Shaped[np.ndarray, " num_rows"], order: Int64[np.ndarray, " num_taken"]
+    column: Shaped[np.ndarray, " num_rows"], order: Integer[np.ndarray, " num_taken"]
 ) -> Shaped[np.ndarray, " num_taken"]:
     """``column[order]``, read by all cores: rows far apart are bound by memory, which waits for each."""
     taken = np.empty(len(order), column.dtype)
@@ -143,7 +124,7 @@ def split_and_sort(
     return buffer[num_others:], buffer[:num_others], (int(total[2]), int(total[0]))
 
 
-@_compiled
+@compiled
 def _count_codes(first: int, stop: int, code: np.ndarray, count: np.ndarray) -> int:
     """Add to the codes' counts; the first row with a wrong code, or -1."""
     num_codes = len(count)
@@ -154,14 +135,14 @@ def _count_codes(first: int, stop: int, code: np.ndarray, count: np.ndarray) -> 
     return -1
 
 
-@_compiled
+@compiled
 def _place_codes(first: int, stop: int, code: np.ndarray, place: np.ndarray, order: np.ndarray) -> None:
     for row in range(first, stop):
         order[place[code[row]]] = row
         place[code[row]] += 1
 
 
-@_compiled
+@compiled
 def _count_classes(
     first: int, stop: int, label: np.ndarray, score: np.ndarray, pivot: float
 ) -> tuple[int, int, int, int]:
@@ -180,7 +161,7 @@ def _count_classes(
     )
 
 
-@_compiled
+@compiled
 def _place_classes(
     first: int,
     stop: int,
@@ -196,7 +177,7 @@ def _place_classes(
         place[kind] += 1
 
 
-@_compiled
+@compiled
 def walk_ranks(
     first_click: int,
     stop_click: int,
@@ -232,7 +213,7 @@ def walk_ranks(
     return twice_won, total
 
 
-@_compiled
+@compiled
 def sum_probabilities(
     first: int,
     stop: int,
@@ -266,7 +247,7 @@ def sum_probabilities(
         sums[cluster, 4] = squared_error
 
 
-@_compiled
+@compiled
 def sum_bins(
     first: int,
     stop: int,
@@ -291,7 +272,7 @@ def sum_bins(
             sums[cluster, num_bins + low] += label[row]
 
 
-@_compiled
+@compiled
 def _merge_pass(source: np.ndarray, target: np.ndarray, first: int, stop: int, width: int) -> None:
     """Merge ascending runs of ``width`` pairwise from ``source[first:stop]`` into ``target``."""
     for start in range(first, stop, 2 * width):
@@ -310,7 +291,7 @@ def _merge_pass(source: np.ndarray, target: np.ndarray, first: int, stop: int, w
                 right += 1
 
 
-@_compiled
+@compiled
 def _sort(values: np.ndarray, scratch: np.ndarray, first: int, stop: int) -> None:
     """Sort ``values[first:stop]``, ascending: short runs by insertion, then merges; n log n at worst."""
     for start in range(first, stop, _SHORT_RUN):
@@ -329,7 +310,7 @@ def _sort(values: np.ndarray, scratch: np.ndarray, first: int, stop: int) -> Non
         width *= 4
 
 
-@_compiled
+@compiled
 def _expected_reciprocal_rank(above: int, tied: int, tied_clicks: int) -> float:
     """Mean over random orders of ``tied`` rows, below ``above`` others, of 1 / rank of the first click."""
     expected, chance = 0.0, tied_clicks / tied  # that the first click is at this place among the tied
@@ -340,7 +321,7 @@ def _expected_reciprocal_rank(above: int, tied: int, tied_clicks: int) -> float:
     return expected
 
 
-@_compiled
+@compiled
 def _chance_of_hit(above: int, tied: int, tied_clicks: int, k: int) -> float:
     """Chance that a click of the highest tie with clicks is among the first ``k`` rows."""
     missed = 1.0
@@ -351,7 +332,7 @@ def _chance_of_hit(above: int, tied: int, tied_clicks: int, k: int) -> float:
     return 1.0 - missed
 
 
-@_compiled
+@compiled
 def _add_group(
     label: np.ndarray,
     score: np.ndarray,
@@ -422,7 +403,7 @@ def _add_group(
     sums[cluster, 13] += gain / discount[min(clicks, k)]
 
 
-@_compiled
+@compiled
 def sum_groups(
     first: int,
     stop: int,

@@ -4,45 +4,23 @@ A row's cluster and label travel as one number, ``2 * cluster + label``, its ent
 on parts of their work take the part first, write only its results and hold no lock of Python's.
 """
 
-import inspect
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import numba
 import numpy as np
+
+from graphrec.evaluation.threads import compiled
 
 LANES = 16
 """Resamples that one walk over the rows serves: a cluster's counts are then a quarter of a cache line."""
 _TILE = 256  # clusters whose sums stay in the processor's cache while all resamples of a block add them
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    # unwrap: of the run-time type checks that tests put around every function
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(inspect.unwrap(function))
-
-
-def in_threads(work: Callable[[int], None], num_parts: int) -> None:
-    """Call ``work`` on each part, on all processors; results must not depend on the order."""
-    num_threads = min(os.cpu_count() or 1, num_parts)
-    if num_threads <= 1:
-        for part in range(num_parts):
-            work(part)
-        return
-    with ThreadPoolExecutor(num_threads) as pool:
-        for _ in pool.map(work, range(num_parts)):
-            pass
-
-
-@_compiled
+@compiled
 def count_entries(label: np.ndarray, cluster: np.ndarray, count: np.ndarray) -> None:
     """Add each row to ``count[2 * cluster + label]``."""
     for row in range(len(label)):
         count[2 * np.int64(cluster[row]) + label[row]] += 1
 
 
-@_compiled
+@compiled
 def find_buckets(
     first: int,
     stop: int,
@@ -64,7 +42,7 @@ def find_buckets(
         count[below] += 1
 
 
-@_compiled
+@compiled
 def fill_buckets(
     first: int,
     stop: int,
@@ -85,7 +63,7 @@ def fill_buckets(
         entry_out[at] = 2 * np.int64(row if by_row else cluster[row]) + label[row]
 
 
-@_compiled
+@compiled
 def add_components(
     score: np.ndarray, entry: np.ndarray, num_clicks: int, total: np.ndarray, shift: int
 ) -> int:
@@ -116,7 +94,7 @@ def add_components(
     return twice_won
 
 
-@_compiled
+@compiled
 def _random_word(state: np.uint64) -> np.uint64:
     """Scramble the bits of a counter (SplitMix64: Steele, Lea and Flood, OOPSLA 2014)."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -124,7 +102,7 @@ def _random_word(state: np.uint64) -> np.uint64:
     return state ^ (state >> np.uint64(31))
 
 
-@_compiled
+@compiled
 def draw_counts(first: int, stop: int, random_seed: int, counts: np.ndarray) -> None:
     """How often each cluster is drawn in resamples ``first`` to ``stop``: rows of ``counts``, zero before.
 
@@ -142,7 +120,7 @@ def draw_counts(first: int, stop: int, random_seed: int, counts: np.ndarray) -> 
             of_resample[np.int64(uniform * num_clusters)] += np.uint8(1)
 
 
-@_compiled
+@compiled
 def add_drawn_sums(counts: np.ndarray, sums: np.ndarray, out: np.ndarray) -> None:
     """Add each resample's drawn clusters: ``counts @ sums``, always in the order of the clusters."""
     num_clusters, num_columns = sums.shape
@@ -170,7 +148,7 @@ def add_drawn_sums(counts: np.ndarray, sums: np.ndarray, out: np.ndarray) -> Non
                 cluster += 1
 
 
-@_compiled
+@compiled
 def rank_resamples(
     score: np.ndarray, entry: np.ndarray, counts: np.ndarray, auc: np.ndarray, precision: np.ndarray
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphrec.evaluation.comparison import corrected
-from graphrec.evaluation.compiled import order_by_code
+from graphrec.evaluation.compiled import order_by_code, take
 from graphrec.evaluation.ctr import BinStrategy, ReliabilityCurve
 from graphrec.evaluation.figures import Comparison, Figure
 from graphrec.evaluation.history import HistorySlicer
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 PERIODS_OF_DAY = ((0, 8), (8, 16), (16, 24))  # hours; LSTTM, section 5.4
 TIME_SLICINGS = ("hour", "day", "period")
+_CLUSTER_NOTES = {
+    "row": (
+        "no users and no requests: rows are taken as independent; GAUC and ranking figures are left out",
+    ),
+    "request": ("no users: intervals and tests draw whole requests; GAUC by user is left out",),
+}
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -120,38 +126,43 @@ def evaluate(
             slicers=_history_slicers(graph, columns),
             progress=lambda done, total: report("reading", done, total),
         )
+    clusters = {"user": predictions.user, "request": predictions.request}
     options = FigureOptions(
         k=k,
         num_bins=num_bins,
         bin_strategy=bin_strategy,
         num_resamples=num_resamples,
         random_seed=random_seed,
-        cluster="user"
-        if predictions.user is not None
-        else "request"
-        if predictions.request is not None
-        else "row",
+        cluster=next((name for name, codes in clusters.items() if codes is not None), "row"),
         is_probability=predictions.is_probability,
     )
-    return _evaluate(predictions, columns.by, options, report)
-
-
-def _evaluate(
-    predictions: Predictions, by: Sequence[str], options: FigureOptions, progress: Progress
-) -> Evaluation:
+    del clusters
     if not predictions.num_rows:
         raise ValueError("there is no row to evaluate")
     if not predictions.score:
         raise ValueError("predictions need at least one column of scores")
-    facts = _facts(predictions, options)
-    notes = list(predictions.notes)
-    if predictions.user is None and predictions.request is None:
-        notes.append(
-            "no users and no requests: rows are taken as independent; GAUC and ranking figures are left out"
-        )
-    elif predictions.user is None:
-        notes.append("no users: intervals and tests draw whole requests; GAUC by user is left out")
-    rows, slicings = _ordered(predictions, by)
+    found = Evaluation(
+        models=tuple(predictions.score),
+        figures=[],
+        comparisons=[],
+        notes=(*predictions.notes, *_CLUSTER_NOTES.get(options.cluster, ())),
+        facts=_facts(predictions, options),
+    )
+    # from here on the columns are held by this dictionary alone, which gives them up one by one
+    fields = {**vars(predictions), "score": dict(predictions.score)}
+    del predictions
+    return _evaluate(found, fields, columns.by, options, report)
+
+
+def _evaluate(
+    start: Evaluation,
+    fields: dict[str, Any],
+    by: Sequence[str],
+    options: FigureOptions,
+    progress: Progress,
+) -> Evaluation:
+    """Fill in the figures, comparisons and curves; ``fields`` are those of `Predictions`."""
+    rows, slicings = _ordered(fields, by)
     num_slices = 1 + sum(len(slicing.values) for slicing in slicings)
     found = [figures_of_slice("all", rows, options)]
     progress("figures", 1, num_slices)
@@ -159,12 +170,11 @@ def _evaluate(
         if len(index):
             found.append(figures_of_slice(name, rows.take(index), options))
         progress("figures", done, num_slices)
-    return Evaluation(
-        models=tuple(predictions.score),
+    return replace(
+        start,
         figures=[figure for one in found for figure in one.figures],
         comparisons=corrected([comparison for one in found for comparison in one.comparisons]),
-        notes=(*notes, *found[0].notes),
-        facts=facts,
+        notes=(*start.notes, *found[0].notes),
         curves=found[0].curves,
     )
 
@@ -177,25 +187,39 @@ def _slices(slicings: Sequence[Slicing]) -> Iterator[tuple[str, np.ndarray]]:
             yield f"{slicing.name}={value}", order[ptr[code] : ptr[code + 1]]
 
 
-def _ordered(predictions: Predictions, by: Sequence[str]) -> tuple[Rows, list[Slicing]]:
-    """Bring rows into the order of users, and add the slicings that come from the time."""
-    cluster = predictions.user if predictions.user is not None else predictions.request
+def _ordered(columns: dict[str, Any], by: Sequence[str]) -> tuple[Rows, list[Slicing]]:
+    """Bring rows into the order of users, and add the slicings that come from the time.
+
+    ``columns`` are the fields of `Predictions`. Each is taken out before it is copied, so that no more than
+    one column is there twice.
+    """
+    cluster = columns["user"] if columns["user"] is not None else columns["request"]
     order = None
     if cluster is not None and (cluster[1:] < cluster[:-1]).any():
         order = order_by_code(cluster, int(cluster.max()) + 1)[0]
 
     def arrange(column: np.ndarray | None) -> Any:
-        return column if column is None or order is None else column[order]
+        return column if column is None or order is None else take(column, order)
 
+    scores = columns.pop("score")
+    hour, period = columns.pop("hour"), columns.pop("period")
+    is_hourly = hour is period
+    hour = arrange(hour)
+    period = hour if is_hourly else arrange(period)
+    request = columns["request"]
+    del columns["user"], columns["request"]
+    of_user = arrange(cluster)
+    request = of_user if request is cluster else arrange(request)
+    del cluster
     rows = Rows(
-        label=arrange(predictions.label),
-        score={name: arrange(score) for name, score in predictions.score.items()},
-        cluster=arrange(cluster),
-        request=arrange(predictions.request),
-        hour=arrange(predictions.hour),
-        period=arrange(predictions.period),
+        label=arrange(columns.pop("label")),
+        score={name: arrange(scores.pop(name)) for name in list(scores)},
+        cluster=of_user,
+        request=request,
+        hour=hour,
+        period=period,
     )
-    slicings = [replace(slicing, code=arrange(slicing.code)) for slicing in predictions.slicings]
+    slicings = [replace(slicing, code=arrange(slicing.code)) for slicing in columns.pop("slicings")]
     if rows.hour is not None:
         wanted = [name for name in by if name in TIME_SLICINGS] if by else list(TIME_SLICINGS)
         slicings = [*_time_slicings(rows.hour, wanted), *slicings]

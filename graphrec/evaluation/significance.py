@@ -5,7 +5,6 @@ of rows. Every test here takes the user as ``cluster``.
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -27,6 +26,7 @@ from graphrec.evaluation.ctr import (
     row_log_loss,
     weight_of_groups,
 )
+from graphrec.evaluation.threads import num_threads, run_tasks
 
 BootstrapMetric = Literal[
     "auc",
@@ -267,7 +267,7 @@ def bootstrap_sums(
         counts = draw_clusters(num_clusters, len(of_block), random_seed, part * block)
         loops.add_drawn_sums(counts, sums, of_block)
 
-    loops.in_threads(work, -(-num_resamples // block))
+    _in_threads(work, -(-num_resamples // block))
     return out
 
 
@@ -392,6 +392,11 @@ def holm(p_values: ArrayLike) -> Float64[np.ndarray, " num_tests"]:
     return adjusted
 
 
+def _in_threads(work: Callable[[int], None], num_parts: int) -> None:
+    """Call ``work`` on the number of each part."""
+    run_tasks([(work, (part,)) for part in range(num_parts)])
+
+
 def _count_entries(
     label: UInt8[np.ndarray, " num_rows"], cluster: Integer[np.ndarray, " num_rows"]
 ) -> Int64[np.ndarray, " num_entries"]:
@@ -421,7 +426,7 @@ def _sort_rows(
             order = np.argsort(scores)
             scores[:], entries[:] = scores[order], entries[order]
 
-    loops.in_threads(sort_bucket, len(start) - 1)
+    _in_threads(sort_bucket, len(start) - 1)
     return sorted_score, entry
 
 
@@ -434,11 +439,11 @@ def _deal_rows(
     num_rows = len(score)
     num_buckets = 1 << min(_MOST_BUCKET_BITS, (num_rows // _ROWS_OF_A_BUCKET).bit_length())
     splitter = _splitters(score, num_buckets)
-    num_parts = min(os.cpu_count() or 1, 16) if num_buckets > 1 else 1
+    num_parts = min(num_threads(), 16) if num_buckets > 1 else 1
     bounds = [num_rows * part // num_parts for part in range(num_parts + 1)]
     bucket = np.empty(num_rows, np.uint8)
     count = np.zeros((num_parts, num_buckets), np.int64)
-    loops.in_threads(
+    _in_threads(
         lambda part: loops.find_buckets(bounds[part], bounds[part + 1], score, splitter, bucket, count[part]),
         num_parts,
     )
@@ -447,7 +452,7 @@ def _deal_rows(
     start = np.append(place[0], num_rows)
     sorted_score, entry = np.empty(num_rows, score.dtype), np.empty(num_rows, np.uint32)
     codes = np.empty(0, np.int32) if cluster is None else cluster
-    loops.in_threads(
+    _in_threads(
         lambda part: loops.fill_buckets(
             bounds[part], bounds[part + 1], label, score, codes, bucket, place[part], sorted_score, entry
         ),
@@ -497,7 +502,7 @@ def _bootstrap_ranking(
                 *rows, np.ascontiguousarray(counts.T), auc[position, block], precision[position, block]
             )
 
-        loops.in_threads(work, -(-num_resamples // loops.LANES))
+        _in_threads(work, -(-num_resamples // loops.LANES))
     return auc.T, precision.T
 
 

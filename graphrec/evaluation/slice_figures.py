@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
-from graphrec.evaluation.compiled import order_by_code
+from graphrec.evaluation.compiled import order_by_code, take
 from graphrec.evaluation.ctr import (
     SUM_COLUMNS,
     BinStrategy,
@@ -84,10 +84,11 @@ class Rows(NamedTuple):
     hour: np.ndarray | None
     period: np.ndarray | None
 
-    def take(self, index: Int64[np.ndarray, " num_taken"]) -> "Rows":
+    def take(self, index: Integer[np.ndarray, " num_taken"]) -> "Rows":
         """Return some of the rows; ``index`` ascends."""
-        others = [None if column is None else column[index] for column in self[2:]]
-        return Rows(self.label[index], {name: one[index] for name, one in self.score.items()}, *others)
+        cluster, request, hour, period = (None if one is None else take(one, index) for one in self[2:])
+        score = {name: take(one, index) for name, one in self.score.items()}
+        return Rows(take(self.label, index), score, cluster, request, hour, period)
 
 
 class SliceFigures(NamedTuple):
@@ -310,8 +311,8 @@ def _resample(
 
 def _mean_hourly_auc(label: np.ndarray, score: np.ndarray, hour: np.ndarray) -> tuple[float, int]:
     """Unweighted mean of the AUCs of single hours of single days, and how many of them have both classes."""
-    order, ptr = order_by_code((hour - hour.min()).astype(np.int32), int(hour.max() - hour.min()) + 1)
-    found = group_sums(label[order], score[order], ptr[np.append(True, np.diff(ptr) > 0)], None)
+    order, ptr = order_by_code(hour - hour.min(), int(hour.max() - hour.min()) + 1)
+    found = group_sums(take(label, order), take(score, order), ptr)
     sums = dict(zip(GROUP_SUM_COLUMNS, found.sum(axis=0), strict=True))
     num_hours = int(sums["weight_groups"])
     return (float(sums["auc_groups"]) / num_hours if num_hours else math.nan), num_hours

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from graphrec.evaluation import compiled
+from graphrec.evaluation import threads as threading
 
 
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch):
-    monkeypatch.setattr(compiled, "num_threads", lambda: request.param)
+    monkeypatch.setattr(threading, "num_threads", lambda: request.param)
     monkeypatch.setattr(compiled, "_LEAST_ROWS", 1)
     return request.param
 
@@ -106,12 +107,12 @@ def test_errors_of_threads_reach_the_caller(threads):
 
 
 def test_without_a_folder_for_machine_code_loops_are_compiled_all_the_same(monkeypatch):
-    njit = compiled.numba.njit
+    njit = threading.numba.njit
 
     def refuse_cache(**options):
         if options.pop("cache", False):
             raise RuntimeError("cannot cache function")
         return njit(**options)
 
-    monkeypatch.setattr(compiled.numba, "njit", refuse_cache)
-    assert compiled._compiled(lambda number: number + 1)(2) == 3
+    monkeypatch.setattr(threading.numba, "njit", refuse_cache)
+    assert threading.compiled(lambda number: number + 1)(2) == 3

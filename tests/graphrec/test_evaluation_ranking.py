@@ -89,7 +89,7 @@ def test_threads_change_no_bit(dtype, monkeypatch):
     ptr[-1] = 200_000
     found = []
     for threads in (1, 2):
-        monkeypatch.setattr(compiled, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(compiled.threads, "num_threads", lambda threads=threads: threads)
         found.append(
             [
                 ctr.group_sums(label, score, ptr),

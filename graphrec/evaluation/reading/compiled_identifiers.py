@@ -1,23 +1,11 @@
 """A compiled loop that numbers int64 keys in the order of their first appearance."""
 
-import inspect
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call and keep the machine code, where a folder for it can be written to."""
-    function = inspect.unwrap(function)  # of run-time type checks
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
+from graphrec.evaluation.threads import compiled
 
 
-@_compiled
+@compiled
 def insert_keys(keys, slots, values, size, result, grow):  # type: ignore[no-untyped-def]
     """Write the code of each key to ``result``; keys not seen before get the next codes if ``grow``, else -1.
 
