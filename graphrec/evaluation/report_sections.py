@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from graphrec.evaluation.comparison import metric_in_words, summary_in_words
+from graphrec.evaluation.comparison import LOWER_IS_BETTER, metric_in_words, summary_in_words
 from graphrec.evaluation.figures import Comparison
 from graphrec.evaluation.page import Cell, Picture, Section, Table
 from graphrec.evaluation.plots import (
@@ -264,7 +264,9 @@ def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
         panels: dict[str, list[Interval]] = {}
         for one in chosen:
             if not math.isnan(one.lower):
-                panel = panels.setdefault(metric_in_words(one.metric), [])
+                lower_is_better = one.metric.partition("[")[0] in LOWER_IS_BETTER
+                title = metric_in_words(one.metric) + (", lower is better" if lower_is_better else "")
+                panel = panels.setdefault(title, [])
                 panel.append(
                     Interval(f"{one.model} minus {one.baseline}", one.difference, one.lower, one.upper)
                 )

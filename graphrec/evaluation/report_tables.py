@@ -158,12 +158,13 @@ def badness_of(metric: str) -> Callable[[float], float] | None:
 
 
 def best_model(found: dict[str, Summary | None], metric: str) -> str | None:
-    """Name the best of several models; None with one, or for a metric without a best."""
+    """Name the best of several models; None with one, where the best are tied, and where none is best."""
     badness = badness_of(metric)
     if badness is None:
         return None
     by_model = {m: badness(s.mean) for m, s in found.items() if s is not None and not math.isnan(s.mean)}
-    return min(by_model, key=lambda model: by_model[model]) if len(by_model) > 1 else None
+    least = [model for model, value in by_model.items() if value == min(by_model.values())]
+    return least[0] if len(by_model) > 1 and len(least) == 1 else None
 
 
 def cell_of(summary: Summary | None, best: bool = False, *, with_detail: bool = True) -> Cell:

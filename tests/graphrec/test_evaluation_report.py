@@ -56,7 +56,7 @@ def test_all_rows_have_interval_and_best(page):
     assert texts(ranking)[1] == ["old", "0.6900", "0.6110", "0.6300"]
     assert ranking.rows[1][1].detail == "0.6777 to 0.7023"
     assert [[cell.best for cell in row] for row in ranking.rows] == [
-        [False, True, False, True],
+        [False, True, False, False],  # all three tie in GAUC by request: none is best
         [False, False, False, False],
         [False, False, True, False],
     ]
@@ -108,6 +108,23 @@ def test_tests_by_user_are_told_and_all_tests_are_in_the_table(page, evaluation)
         for model in ("old", "trees")
     ]
     assert len(section(page, "All tests by tab").tables[0].rows) == 2 * 2 * TABS
+
+
+def test_a_picture_of_losses_says_that_lower_is_better():
+    figures = [Figure(model, "all", "auc", 0.6, 9) for model in "ab"]
+    made = {"method": "bootstrap by user", "model_value": 0.5, "baseline_value": 0.6, "difference": -0.1}
+    made |= {
+        "lower": -0.2,
+        "upper": -0.05,
+        "p_value": 0.01,
+        "p_value_corrected": 0.01,
+        "num_tests": 1,
+        "n": 9,
+    }
+    tests = [Comparison("a", "b", "all", metric, **made) for metric in ("log_loss", "auc")]
+    page = build_page(figures, tests, title="t", subtitle="", facts=[])
+    words = re.findall(r">([^<>]+)</text>", section(page, "Are the differences real?").pictures[0].svg)
+    assert {"log loss, lower is better", "AUC"} <= set(words)
 
 
 def test_a_test_by_user_is_preferred_wherever_it_stands(evaluation):
