@@ -1,16 +1,21 @@
 """How long AUC, GAUC and rankings take beside scikit-learn, and a file of any size to evaluate.
 
-Run ``python -m experiments.benchmarks.evaluation --rows 10000000``. Rows are synthetic: users follow a Zipf
-law, scores are probabilities and clicks are drawn from them. A loop of scikit-learn over users is measured on
-a sample of users and scaled by their number, which the printed line says. Figures of both sides are compared.
+Run ``python -m experiments.benchmarks.evaluation --rows 10000000``, and with ``--large 100000000`` also for a
+Parquet file of that many rows, evaluated by a process of its own whose peak memory is told. Rows are
+synthetic: users follow a Zipf law, scores are probabilities and clicks are drawn from them. A loop of
+scikit-learn over users is measured on a sample of users and scaled by their number, which the printed line
+says. Figures of both sides are compared.
 """
 
 import argparse
 import importlib.metadata
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +49,8 @@ class Row:
     """The least ratio that was wished for."""
     measured_rows: int | None = None
     """Rows of the sample whose seconds were scaled to all rows; None where all were measured."""
+    peak_gib: float | None = None
+    """Peak resident set of the process, where it had one of its own."""
 
 
 def make_rows(
@@ -163,6 +170,36 @@ def measure_ranking(columns: Mapping[str, np.ndarray], repeats: int, sampled_use
     return rows
 
 
+_EVALUATE = """
+import json, resource, sys, time
+from graphrec.evaluation import ReadOptions, evaluate
+begin = time.perf_counter()
+found = evaluate(sys.argv[1], columns=ReadOptions(by=("hour",)), num_resamples=int(sys.argv[2]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+print(json.dumps([time.perf_counter() - begin, peak, found.facts["rows"], len(found.figures)]))
+"""
+
+
+def measure_large(
+    path: Path, num_rows: int, seed: int, num_resamples: Sequence[int] = (0, 1000)
+) -> list[Row]:
+    """All figures over all rows and by hour of a Parquet file, which is written first where it is missing."""
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        write_large_file(temporary, num_rows, seed)
+        temporary.replace(path)
+    rows = []
+    for resamples in num_resamples:
+        command = [sys.executable, "-c", _EVALUATE, str(path), str(resamples)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds, peak, found_rows, _ = json.loads(done.stdout)
+        if found_rows != num_rows:
+            raise ValueError(f"{path} holds {found_rows} rows, not {num_rows}: remove it, it is made anew")
+        case = f"file, all figures, by hour, {resamples} resamples"
+        rows.append(Row(case=case, system=OURS, rows=num_rows, seconds=seconds, peak_gib=peak))
+    return rows
+
+
 CASES = {"auc": measure_auc, "gauc": measure_gauc, "ranking": measure_ranking}
 
 
@@ -171,28 +208,42 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--users", type=int, default=100_000)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=None, help="default: all")
+    parser.add_argument("--large", type=int, default=0, help="rows of the file to evaluate; 0: none")
+    parser.add_argument("--cache", type=Path, default=Path("runs"), help="folder of that file")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON-lines file in which rows replace those of their cases")
     options = parser.parse_args(arguments)
 
-    blocks = list(make_rows(options.rows, random_seed=options.seed, num_users=options.users))
-    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    del blocks
+    cases = list(CASES) if options.cases is None else options.cases
     rows: list[Row] = []
     described = environment() | {"users": options.users, "random_seed": options.seed}
     print(f"{options.rows:,} rows, {options.users:,} users; {described['cpu']}; {described['versions']}")
-    for case in options.cases:
+    if options.large:  # first, while this process holds nothing
+        options.cache.mkdir(parents=True, exist_ok=True)
+        path = options.cache / f"predictions-{options.large}-{options.seed}.parquet"
+        rows += measure_large(path, options.large, options.seed)
+        _print(rows)
+    columns: dict[str, np.ndarray] = {}
+    if cases:
+        blocks = list(make_rows(options.rows, random_seed=options.seed, num_users=options.users))
+        columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        del blocks
+    for case in cases:
         measured = CASES[case](columns, options.repeats)
-        for row in measured:
-            print(in_words(row), flush=True)
+        _print(measured)
         rows += measured
     if options.out is not None:
         measured_cases = {row.case for row in rows}
         kept = [line for line in read_lines(options.out) if line["case"] not in measured_cases]
         write_lines(options.out, [*kept, *({**asdict(row), **described} for row in rows)])
         print(f"rows: {options.out}")
+
+
+def _print(rows: Sequence[Row]) -> None:
+    for row in rows:
+        print(in_words(row), flush=True)
 
 
 def environment() -> dict[str, Any]:
@@ -213,6 +264,8 @@ def environment() -> dict[str, Any]:
 def in_words(row: Row) -> str:
     """Return the line that is printed of a row."""
     words = f"{row.case:<20}{row.system:<30}{row.seconds:10.3f} s"
+    if row.peak_gib is not None:
+        words += f", {row.rows:,} rows, peak {row.peak_gib:.2f} GiB"
     if row.ratio is not None:
         words += f"  {row.ratio:8.1f} times ours"
     if row.target is not None:

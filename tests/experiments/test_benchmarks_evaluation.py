@@ -31,6 +31,20 @@ def test_all_cases_write_rows_and_replace_them(tmp_path, capsys):
     assert "scaled from the 9,000 rows" in capsys.readouterr().out
 
 
+def test_the_file_is_evaluated_in_a_process_of_its_own(tmp_path):
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "rows.jsonl"
+    arguments = ["--cases", "--large", "3000", "--cache", str(tmp_path), "--out", str(out)]
+    benchmark.main(arguments)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["rows"] for line in lines] == [3000, 3000]
+    assert all(line["peak_gib"] > 0.05 for line in lines)
+    (path,) = tmp_path.glob("*.parquet")
+    benchmark.write_large_file(path, 2000, 0)
+    with pytest.raises(ValueError, match="holds 2000 rows, not 3000"):
+        benchmark.main(arguments)
+
+
 def test_large_file_has_row_groups_in_the_order_of_time(tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(benchmark, "_ROW_GROUP", 1000)
