@@ -29,8 +29,8 @@ from experiments.paired_tests import figures_of_seed, pairwise_tests, write_test
 from experiments.protocol import Scores, TestedDay, prepare_day, run_neural, run_trees
 from experiments.report import ReportPaths, build_report
 from experiments.results_table import (
-    Predictions,
     ResultRow,
+    RunPredictions,
     RunRecord,
     replace_run,
     rows_of_figures,
@@ -204,11 +204,11 @@ def _write_tables(work: Path, results: Path, config: MainConfig, inputs: MainInp
     """Pool the days of each model and seed, and write figures, curves, tests and the run's record."""
     table, data = config.table, inputs.tables.name
     offset = int(inputs.tables.utc_offset_hours * 3600)
-    predictions: dict[str, list[Predictions]] = {}
+    predictions: dict[str, list[RunPredictions]] = {}
     rows: list[ResultRow] = []
     curves: list[ResultRow] = []
     for seed in config.seeds:
-        of_seed: list[Predictions] = []
+        of_seed: list[RunPredictions] = []
         for model in config.models:
             parts = [Part(model, seed, day) for day in config.test_days]
             frame = pl.concat([pl.read_parquet(work / "parts" / f"{part.name}.parquet") for part in parts])
@@ -216,7 +216,7 @@ def _write_tables(work: Path, results: Path, config: MainConfig, inputs: MainInp
             columns = {name: frame[name].to_numpy() for name in ("label", "user", "item", "time")}
             for form in [name.removeprefix("score_") for name in frame.columns if name.startswith("score_")]:
                 shown = _shown_name(model, form)
-                found = Predictions(
+                found = RunPredictions(
                     table, shown, data, seed, score=frame[f"score_{form}"].to_numpy(), **columns
                 )
                 write_predictions(work / "predictions", found)

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-import graphrec.evaluation
-from experiments.results_table import Predictions, check_same_rows, read_lines, write_lines
-from graphrec.evaluation import Comparison, Evaluation, Figure, evaluate
+from experiments.results_table import RunPredictions, check_same_rows, read_lines, write_lines
+from graphrec.evaluation import Comparison, Evaluation, Figure, Predictions, evaluate
 
 
 def figures_of_seed(
-    predictions: Sequence[Predictions], *, period_seconds: int = 3600, utc_offset_seconds: int = 0
+    predictions: Sequence[RunPredictions], *, period_seconds: int = 3600, utc_offset_seconds: int = 0
 ) -> list[Figure]:
     """Compute all figures of several models with one seed, which have scored the same rows.
 
@@ -29,7 +28,7 @@ def figures_of_seed(
 
 
 def pairwise_tests(
-    predictions: Mapping[str, Sequence[Predictions]],
+    predictions: Mapping[str, Sequence[RunPredictions]],
     *,
     candidate: str | None = None,
     period_seconds: int = 3600,
@@ -80,7 +79,7 @@ def read_tests(path: Path) -> list[Comparison]:
 
 
 def _evaluate(
-    predictions: Sequence[Predictions],
+    predictions: Sequence[RunPredictions],
     score: Mapping[str, np.ndarray],
     period_seconds: int,
     utc_offset_seconds: int,
@@ -91,7 +90,7 @@ def _evaluate(
     check_same_rows(predictions)
     first = predictions[0]
     local_time = first.time.astype(np.int64) + utc_offset_seconds
-    rows = graphrec.evaluation.Predictions(
+    rows = Predictions(
         label=first.label.astype(np.uint8),
         score=score,
         user=np.unique(first.user, return_inverse=True)[1].astype(np.int32),

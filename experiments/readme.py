@@ -17,12 +17,18 @@ SECTIONS = {  # of each table, what the README shows; the rest is on its page
     "controls": ("All rows",),
 }
 BENCHMARK_COMMAND = "python -m experiments.benchmarks.samplers"
+EVALUATION_BENCHMARK = "evaluation_benchmark.jsonl"
+EVALUATION_COMMAND = (
+    "python -m experiments.benchmarks.evaluation --large 100000000 "
+    f"--out experiments/results/{EVALUATION_BENCHMARK}"
+)
 
 
 def update_readme(readme: Path, results: Path, tables: dict[str, str]) -> None:
     """Replace what stands between the markers by the tables' figures and tests.
 
-    The benchmark of the samplers has markers of its own; its part stays as it is where the results hold none.
+    The benchmarks of samplers and evaluation have markers of their own; a part stays as it is where the
+    results hold none.
 
     Args:
         readme: the file.
@@ -43,6 +49,9 @@ def update_readme(readme: Path, results: Path, tables: dict[str, str]) -> None:
     benchmark = results / DEFAULT_OUT.name
     if benchmark.exists():
         text = put_between(text, "samplers", benchmark_section(benchmark), readme)
+    benchmark = results / EVALUATION_BENCHMARK
+    if benchmark.exists():
+        text = put_between(text, "evaluation", evaluation_section(benchmark), readme)
     temporary = readme.with_name(readme.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(readme)
@@ -69,6 +78,35 @@ def benchmark_section(path: Path) -> str:
             *(f"- {fact}" for fact in facts),
             "",
             markdown_table(read_rows(path)).rstrip(),
+        ]
+    )
+
+
+def evaluation_section(path: Path) -> str:
+    """Make the README's part on the evaluation's speed and memory."""
+    lines = read_lines(path)
+    ours = {line["case"]: line["seconds"] for line in lines if line["ratio"] is None}
+    rows = ["| case | rows | ours | peer | ratio | target |", "| --- | ---: | ---: | --- | ---: | --- |"]
+    for line in lines:
+        own = f"{ours[line['case']]:.3g} s"
+        if line["peak_gib"] is not None:
+            rows.append(
+                f"| {line['case']} | {line['rows']:,} | {own}, peak {line['peak_gib']:.2f} GiB | | | |"
+            )
+        elif line["ratio"] is not None:
+            sampled = ", scaled from a sample of users" if line["measured_rows"] else ""
+            target = f"at least {line['target']:g}" if line["target"] else ""
+            peer = f"{line['system']}{sampled}: {line['seconds']:.3g} s"
+            rows.append(
+                f"| {line['case']} | {line['rows']:,} | {own} | {peer} | {line['ratio']:.3g} | {target} |"
+            )
+    first = lines[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    return "\n".join(
+        [
+            f"Made by `{EVALUATION_COMMAND}` on {first['date']}: {first['cpu']}; {versions}.",
+            "",
+            *rows,
         ]
     )
 

@@ -60,7 +60,7 @@ class CutLineWarning(UserWarning):
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
+class RunPredictions:
     """Scores of one (run, model, seed) for the same impressions in the same order as its rivals'."""
 
     run: str
@@ -174,7 +174,7 @@ def predictions_path(directory: Path, run: str, model: str, seed: int) -> Path:
     return directory / f"{run_part}--{model_part}--seed{seed}--{short_hash}.parquet"
 
 
-def write_predictions(directory: Path, predictions: Predictions) -> Path:
+def write_predictions(directory: Path, predictions: RunPredictions) -> Path:
     """Store predictions, in the place of earlier ones of the same (run, model, seed); atomic under a kill."""
     import polars
 
@@ -193,7 +193,7 @@ def write_predictions(directory: Path, predictions: Predictions) -> Path:
     return path
 
 
-def read_predictions(path: Path) -> Predictions:
+def read_predictions(path: Path) -> RunPredictions:
     """Predictions of one file; ``ValueError`` where its rows are not those, or not in the order, written."""
     import polars
 
@@ -201,7 +201,7 @@ def read_predictions(path: Path) -> Predictions:
         metadata = polars.read_parquet_metadata(path)
         frame = polars.read_parquet(path, columns=list(_COLUMNS))
         written_order = metadata["row_order"]
-        found = Predictions(
+        found = RunPredictions(
             run=metadata["run"],
             model=metadata["model"],
             data=metadata["data"],
@@ -215,17 +215,17 @@ def read_predictions(path: Path) -> Predictions:
     return found
 
 
-def read_all_predictions(directory: Path, run: str | None = None) -> dict[str, list[Predictions]]:
+def read_all_predictions(directory: Path, run: str | None = None) -> dict[str, list[RunPredictions]]:
     """Predictions of a folder by model, ascending by seed; of ``run`` alone where it is given."""
     found = [read_predictions(path) for path in sorted(directory.glob("*.parquet"))]
-    by_model: dict[str, list[Predictions]] = {}
+    by_model: dict[str, list[RunPredictions]] = {}
     for predictions in sorted(found, key=lambda one: (one.model, one.run, one.seed)):
         if run is None or predictions.run == run:
             by_model.setdefault(predictions.model, []).append(predictions)
     return by_model
 
 
-def row_order_fingerprint(predictions: Predictions) -> str:
+def row_order_fingerprint(predictions: RunPredictions) -> str:
     """SHA-256 over label, user, item and time in row order: equal for predictions that may be compared."""
     digest = hashlib.sha256()
     for name in _ROW_KEY:
@@ -237,7 +237,7 @@ def row_order_fingerprint(predictions: Predictions) -> str:
     return digest.hexdigest()
 
 
-def check_same_rows(predictions: Sequence[Predictions]) -> None:
+def check_same_rows(predictions: Sequence[RunPredictions]) -> None:
     """Raise ``ValueError`` unless all predictions are of the same impressions in the same order."""
     first = predictions[0]
     for other in predictions[1:]:

@@ -11,16 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SNIPPET = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
-PAGE = (ROOT / "docs" / "samplers.md").read_text()
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("samplers.md", "evaluation.md")]
 SNIPPETS = [
     pytest.param(*found.groups(), id=text[: found.start()].rsplit("\n# ", 1)[-1].rsplit("\n## ", 1)[-1][:20])
-    for text in (README, PAGE)
+    for text in (README, *PAGES)
     for found in SNIPPET.finditer(text)
 ]
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == (README + PAGE).count("```python") == 4
+    assert len(SNIPPETS) == "".join([README, *PAGES]).count("```python") == 5
     assert all(printed for _, printed in (snippet.values for snippet in SNIPPETS))
 
 
@@ -53,7 +53,7 @@ def test_make_knows_the_commands_and_variables():
 
 
 def test_links_lead_somewhere():
-    text = README + PAGE + (ROOT / "docs" / "architecture.md").read_text()
+    text = "".join([README, *PAGES]) + (ROOT / "docs" / "architecture.md").read_text()
     links = re.findall(r"\[[^]]*\]\(([^)#]+)\)", text)
     inside = {link for link in links if not link.startswith("http")}
     assert len(inside) > 4
@@ -61,7 +61,7 @@ def test_links_lead_somewhere():
     assert not missing
 
 
-@pytest.mark.parametrize("part", ["results", "samplers"])
+@pytest.mark.parametrize("part", ["results", "samplers", "evaluation"])
 def test_parts_made_from_results_have_their_markers(part):
     begin, end = (README.index(f"<!-- {part}:{name} -->") for name in ("begin", "end"))
     assert README.rindex("\n## ", 0, begin) < begin < end < README.index("\n## ", begin)

@@ -263,7 +263,7 @@ def environment() -> dict[str, Any]:
 
 def in_words(row: Row) -> str:
     """Return the line that is printed of a row."""
-    words = f"{row.case:<20}{row.system:<30}{row.seconds:10.3f} s"
+    words = f"{row.case:<44}{row.system:<36}{row.seconds:10.3f} s"
     if row.peak_gib is not None:
         words += f", {row.rows:,} rows, peak {row.peak_gib:.2f} GiB"
     if row.ratio is not None:

@@ -1,10 +1,10 @@
 """All figures of one or several models' predictions: slices, intervals and paired tests, from one reading."""
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +69,7 @@ def evaluate(
     *,
     against: Sequence[Any] = (),
     columns: ReadOptions | None = None,
-    graph: "BehaviorGraph | str | os.PathLike[str] | None" = None,
+    graph: "BehaviorGraph | str | Path | None" = None,
     k: int = 10,
     num_bins: int = 20,
     bin_strategy: BinStrategy = "quantile",
@@ -241,12 +241,10 @@ def _time_slicings(hour: np.ndarray, wanted: Sequence[str]) -> Iterator[Slicing]
         yield Slicing("day", (day - first).astype(np.int32), tuple(names.tolist()))
 
 
-def _history_slicers(
-    graph: "BehaviorGraph | str | os.PathLike[str] | None", columns: ReadOptions
-) -> list[HistorySlicer]:
+def _history_slicers(graph: "BehaviorGraph | str | Path | None", columns: ReadOptions) -> list[HistorySlicer]:
     if graph is None:
         return []
-    if isinstance(graph, str | os.PathLike):
+    if isinstance(graph, str | Path):
         from graph_builders import BehaviorGraph
 
         graph = BehaviorGraph.open(graph)

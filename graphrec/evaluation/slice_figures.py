@@ -142,7 +142,9 @@ def figures_of_slice(name: str, rows: Rows, options: FigureOptions) -> SliceFigu
         if rows.hour is not None and not name.startswith("hour="):
             mean, num_hours = _mean_hourly_auc(rows.label, rows.score[model], rows.hour)
             figures.append(Figure(model, name, "mean_hourly_auc", mean, num_hours))
-    curves = {model: one.curve for model, one in ranked.items() if name == "all" and options.is_probability}
+    curves = {}
+    if name == "all" and options.is_probability:
+        curves = {model: one.curve for model, one in ranked.items() if one.curve is not None}
     for model, curve in curves.items():
         figures += _reliability_figures(model, curve)
     method = "DeLong" if local is None else f"DeLong, by {options.cluster}"

@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.paired_tests import figures_of_seed, pairwise_tests, write_tests
 from experiments.results_table import (
-    Predictions,
     ResultRow,
+    RunPredictions,
     RunRecord,
     append_rows,
     read_all_predictions,
@@ -36,7 +36,7 @@ def invented_predictions(model, seed, num_rows=4000, num_days=2, noise=None):
     own = np.random.default_rng([len(model), ord(model[0]), seed]).normal(size=num_rows)
     noise = NOISE[model] if noise is None else noise
     score = 1 / (1 + np.exp(-(0.8 * logit + 0.5 * shared + noise * 0.5 * own)))
-    return Predictions("demo", model, "KuaiRand-Pure", seed, label, score, user, item, time)
+    return RunPredictions("demo", model, "KuaiRand-Pure", seed, label, score, user, item, time)
 
 
 def write_invented_table(results_dir: Path, *, table="main", seeds=(0, 1, 2), num_rows=4000, num_days=2):

@@ -2,15 +2,25 @@
 
 import pytest
 
+from experiments.benchmarks import evaluation
 from experiments.benchmarks.samplers.results import OURS, RATIO, Row, write_rows
 from experiments.benchmarks.samplers.settings import DEFAULT_OUT
-from experiments.readme import BENCHMARK_COMMAND, put_between, update_readme
+from experiments.readme import (
+    BENCHMARK_COMMAND,
+    EVALUATION_BENCHMARK,
+    EVALUATION_COMMAND,
+    put_between,
+    update_readme,
+)
 
 README = """# Title
 <!-- samplers:begin -->
 The benchmark has not been run.
 <!-- samplers:end -->
 words between
+<!-- evaluation:begin -->
+Not measured.
+<!-- evaluation:end -->
 <!-- results:begin -->
 old figures
 <!-- results:end -->
@@ -61,6 +71,21 @@ def test_the_benchmark_gets_its_table_and_the_command_that_made_it(readme, tmp_p
     assert "has not been run" not in text
     assert text.count("| case |") == 1
     assert text.endswith("<!-- results:end -->\nthe end\n")
+
+
+def test_the_evaluation_gets_its_table(readme, tmp_path):
+    out = tmp_path / EVALUATION_BENCHMARK
+    arguments = ["--rows", "5000", "--users", "50", "--repeats", "1", "--cases", "auc", "gauc"]
+    evaluation.main([*arguments, "--out", str(out)])
+    update_readme(readme, tmp_path, {})
+    part = (
+        readme.read_text().partition("<!-- evaluation:begin -->")[2].partition("<!-- evaluation:end -->")[0]
+    )
+    assert f"`{EVALUATION_COMMAND}`" in part
+    assert "scikit-learn, loop over users, scaled from a sample of users" in part
+    assert part.count("| AUC | 5,000 |") == 1
+    assert "| at least 50 |" in part
+    assert "Not measured" not in part
 
 
 def test_a_missing_marker_is_told(readme, tmp_path):

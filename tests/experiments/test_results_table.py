@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import results_table
-from experiments.results_table import Predictions, ResultRow, RunRecord
+from experiments.results_table import ResultRow, RunPredictions, RunRecord
 from graphrec.evaluation import Figure
 
 
@@ -24,7 +24,7 @@ def row(model="lsttm", seed=0, value=0.5, slice_name="all", run="demo"):
 
 def predictions(model="lsttm", seed=0, num_rows=6):
     generator = np.random.default_rng(4)  # the same impressions for every model and seed
-    return Predictions(
+    return RunPredictions(
         run="demo",
         model=model,
         data="kuairand",
