@@ -167,7 +167,7 @@ def test_empty_slices_do_not_appear_and_one_class_is_nan():
 def test_intervals_hold_their_figure_and_are_those_of_the_array_functions():
     rows = simulated(600)
     found = by_name(evaluate(predictions(rows), num_resamples=300, random_seed=3))
-    for metric in ("auc", "average_precision", "log_loss", "gauc[user; impressions]"):
+    for metric in ("auc", "average_precision", "log_loss", "gauc[user; impressions]", "ece"):
         figure = found["all", metric]
         assert figure.lower < figure.value < figure.upper
     direct = evaluation.clustered_bootstrap(
