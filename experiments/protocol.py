@@ -4,7 +4,7 @@ Hour t is scored by the model as the hours before it have updated it, on a graph
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from experiments.config import DeepFMConfig, LSTTMConfig
 from experiments.inputs import MainInputs
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.events import EventLog
-from graph_builders.splits import day_bounds, periods
+from graph_builders.splits import day_bounds
 from graphrec.evaluation.replay import ReplayModel, replay
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, DeepFMRanker
 from graphrec.models.inputs import ClickBatch
 from graphrec.models.trees import BoostedTrees, TreesConfig
-from graphrec.training.batches import ClickData, click_batches, click_loader, rows_between
+from graphrec.training.batches import ClickData, click_batches, click_loader
 from graphrec.training.long_term import LongTermSnapshots
 from graphrec.training.loop import TrainingPoint, predict, train
 from graphrec.training.online import OnlineUpdater, UpdateForm
@@ -45,14 +45,6 @@ class TestedDay:
     events: EventLog
     """All events until the day's end."""
     inputs: MainInputs
-
-    def train_rows(self) -> Tensor:
-        """Impressions before the day."""
-        return rows_between(self.data, 0, self.start)
-
-    def hours(self, period: int) -> Iterator[tuple[int, int]]:
-        """Bounds of the day's periods."""
-        return periods(self.start, self.end, period)
 
 
 def prepare_day(inputs: MainInputs, name: str) -> TestedDay:

@@ -439,7 +439,7 @@ def _checked_names(
     names = names.cast(pl.String) if names.dtype != pl.Categorical else names
     categories = names.cast(pl.Categorical)
     if known is not None:
-        wrong = ~categories.is_in(pl.Series(known, dtype=pl.String).cast(pl.Categorical))
+        wrong = ~categories.is_in(pl.Series(known, dtype=pl.String).cast(pl.Categorical).implode())
         remedy = f"known are {list(known)}: add it to the schema or filter these rows"
         _raise_rows(wrong, label, column, "is unknown", names, remedy)
     return categories
