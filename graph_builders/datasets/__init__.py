@@ -1,7 +1,18 @@
 """Public data sets, one module each: a function that returns :class:`DatasetTables`."""
 
+from graph_builders.datasets.amazon import load_amazon_pair, month_start, months
 from graph_builders.datasets.download import DownloadError, fetch
 from graph_builders.datasets.kuairand import load_kuairand_pure
+from graph_builders.datasets.movielens import load_movielens
 from graph_builders.datasets.tables import DatasetTables
 
-__all__ = ["DatasetTables", "DownloadError", "fetch", "load_kuairand_pure"]
+__all__ = [
+    "DatasetTables",
+    "DownloadError",
+    "fetch",
+    "load_amazon_pair",
+    "load_kuairand_pure",
+    "load_movielens",
+    "month_start",
+    "months",
+]
