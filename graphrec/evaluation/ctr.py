@@ -497,7 +497,10 @@ def _dense_codes(
             present[distance] = True
             code_of_distance = np.cumsum(present) - 1
             return (np.flatnonzero(present) + lowest).astype(column.dtype), code_of_distance[distance]
-    values, code = np.unique(column, return_inverse=True)
+    try:
+        values, code = np.unique(column, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"groups must be of one type, without None ({error}); fill or drop them") from error
     return values, code.astype(np.int64, copy=False)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PERIODS_OF_DAY = ((0, 8), (8, 16), (16, 24))  # hours; LSTTM, section 5.4
 TIME_SLICINGS = ("hour", "day", "period")
+_FEW_USERS = 30  # below which a bootstrap over users has little to draw from
 _CLUSTER_NOTES = {
     "row": (
         "no users and no requests: rows are taken as independent; GAUC and ranking figures are left out",
@@ -145,7 +146,12 @@ def evaluate(
         models=tuple(predictions.score),
         figures=[],
         comparisons=[],
-        notes=(*predictions.notes, *_CLUSTER_NOTES.get(options.cluster, ())),
+        notes=(
+            *predictions.notes,
+            *_CLUSTER_NOTES.get(options.cluster, ()),
+            *_notes_on_groups(predictions),
+            *_notes_on_graph(graph, columns),
+        ),
         facts=_facts(predictions, options),
     )
     # from here on the columns are held by this dictionary alone, which gives them up one by one
@@ -249,6 +255,33 @@ def _history_slicers(graph: "BehaviorGraph | str | Path | None", columns: ReadOp
 
         graph = BehaviorGraph.open(graph)
     return [HistorySlicer(graph, "user"), *([HistorySlicer(graph, "item")] if columns.item else [])]
+
+
+def _notes_on_graph(graph: object, columns: ReadOptions) -> list[str]:
+    if graph is None or columns.item:
+        return []
+    return ["no item column was named, so there are no slices by the history of items; --item names it"]
+
+
+def _notes_on_groups(predictions: Predictions) -> list[str]:
+    """Say where there are too few users for intervals, and where a request spans several users."""
+    user, request = predictions.user, predictions.request
+    notes = []
+    if user is not None:
+        num_users = int(user.max()) + 1
+        if num_users < _FEW_USERS:
+            said = "one user has no intervals" if num_users == 1 else "intervals are too narrow"
+            notes.append(f"{num_users} user{'s' * (num_users > 1)}: with fewer than {_FEW_USERS} {said}")
+    if user is not None and request is not None:
+        first_user = np.empty(int(request.max()) + 1, user.dtype)
+        first_user[request[::-1]] = user[::-1]
+        spanning = len(np.unique(request[first_user[request] != user]))
+        if spanning:
+            notes.append(
+                f"{spanning:,} requests hold rows of several users; a request is a group inside one user, so "
+                "each user's part of it counts as a request of its own"
+            )
+    return notes
 
 
 def _facts(predictions: Predictions, options: FigureOptions) -> dict[str, str | int | float]:

@@ -86,8 +86,10 @@ def replay(
 
     What no hiding of labels can guard: a column of ``rows`` that the caller computed over the whole frame (a
     user's click rate, a scaler's mean) carries later labels into earlier rows, and a model that holds the
-    labels from elsewhere needs none handed over. Both are found by ``check_replay_leak`` (``replay_leak``),
-    the former by its ``features``, which is handed only what precedes.
+    labels from elsewhere (a file, a global) needs none handed over. ``check_replay_leak`` (``replay_leak``)
+    finds the former through its ``features``, which is handed only what precedes. Of the latter it finds
+    models that never change with what they are handed; one that learns honestly and also reads labels from
+    elsewhere no changed world can tell.
 
     Args:
         model: has ``fit``, ``predict`` and, optionally, ``update``; trained in place, but for the copies
@@ -269,6 +271,8 @@ def _checked(
     values: Any, index: Int64[np.ndarray, " num_chosen"], of: str
 ) -> Float64[np.ndarray, " num_chosen"]:
     """Return scores of the rows ``index`` as float64, after checking that each has one finite number."""
+    if hasattr(values, "detach"):  # a tensor, which numpy takes only without its gradient and from the CPU
+        values = values.detach().cpu()
     found = np.asarray(values)
     if found.ndim != 1:
         raise ReplayError(

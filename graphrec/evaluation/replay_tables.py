@@ -18,6 +18,7 @@ Moment = Any  # an int in the unit of the times, a date or datetime, or an ISO 8
 TICKS_PER_SECOND: Mapping[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 _FAR_FUTURE = 10**11  # unix seconds of the year 5138; milliseconds of 1973
+_YEAR_2000 = 946_684_800  # seconds
 
 
 class ReplayError(ValueError):
@@ -59,6 +60,14 @@ class Clock:
             raise ReplayError(
                 f"{name}: the time {largest} is no unix time in seconds: say time_unit='ms', 'us' or 'ns'"
             )
+        smallest = column.min()
+        if time_unit != "s" and isinstance(smallest, int) and isinstance(largest, int):
+            seconds = smallest > _YEAR_2000 and largest < _FAR_FUTURE
+            if seconds:  # in milliseconds all rows would lie within some weeks of 1970
+                raise ReplayError(
+                    f"{name}: times from {smallest} to {largest} are unix times in seconds, not in {time_unit}: "
+                    "say time_unit='s'"
+                )
         return cls(TICKS_PER_SECOND[time_unit])
 
     def ticks(self, column: pl.Series, name: str) -> Int64[np.ndarray, " num_rows"]:

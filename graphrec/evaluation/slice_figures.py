@@ -37,6 +37,8 @@ _MOST_INDEPENDENT = (
 )
 _MOST_ELEMENTS = 50_000_000  # of one matrix of the clusters' sums: 400 MB
 
+_RESAMPLED_BY_SLICE = ("auc_impressions", "weight_impressions")  # all columns would take most of the time
+
 _Sums = dict[str, np.ndarray]
 
 
@@ -234,10 +236,11 @@ def _metrics(sums: Mapping[str, np.ndarray], options: FigureOptions) -> dict[str
         }
         bins = [column[len("bin_score") :] for column in sums if column.startswith("bin_score")]
         errors = [np.abs(sums[f"bin_score{one}"] - sums[f"bin_clicks{one}"]) for one in bins]
-        found["ece"] = _ratio(np.sum(errors, axis=0), n)
+        if errors:
+            found["ece"] = _ratio(np.sum(errors, axis=0), n)
     for column in list(sums):
-        if column.startswith("num_groups["):
-            found |= _group_metrics(sums, column[len("num_groups") :], options.k)
+        if column.startswith("weight_impressions["):
+            found |= _group_metrics(sums, column[len("weight_impressions") :], options.k)
     return found
 
 
@@ -248,7 +251,10 @@ def _group_metrics(sums: Mapping[str, np.ndarray], grouping: str, k: int) -> dic
             sums[f"auc_{weight}{grouping}"], sums[f"weight_{weight}{grouping}"]
         )
         for weight in WEIGHTS
+        if f"weight_{weight}{grouping}" in sums
     }
+    if f"num_groups{grouping}" not in sums:
+        return found
     for what in ("rows", "groups"):
         total = sums[f"num_{what}{grouping}"]
         found[f"gauc_{what}_left_out{grouping}"] = _ratio(sums[f"{what}_left_out{grouping}"], total)
@@ -285,6 +291,7 @@ def _resample(
         for model, parts in sums.items()
         for part in parts
         for column, values in part.items()
+        if name == "all" or column in SUM_COLUMNS or column.partition("[")[0] in _RESAMPLED_BY_SLICE
     ]
     drawn: dict[str, _Sums] = {model: {} for model in sums}
     width = max(1, _MOST_ELEMENTS // num_clusters)

@@ -374,3 +374,8 @@ def test_walk_of_one_tie_counts_pairs_exactly():
     twice_won, precision = compiled.walk_ranks(0, 2**20, 0, 2**20, clicks, others)
     assert twice_won == 2**40
     assert precision == 2**19
+
+
+def test_groups_without_a_value_are_told():
+    with pytest.raises(ValueError, match="without None"):
+        ctr.gauc([0, 1], [0.0, 0.2], [None, 1])

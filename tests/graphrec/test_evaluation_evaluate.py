@@ -125,8 +125,14 @@ def test_neither_the_order_of_rows_nor_other_slices_change_a_figure(seed):
             if slice_name == "all":
                 in_slice = first[f"tab={name}", metric]
                 assert in_slice.value == pytest.approx(figure.value, nan_ok=True, abs=1e-12)
-                if metric != "average_precision":  # its interval is made for all rows alone
+                if not math.isnan(in_slice.lower):
                     assert in_slice.lower == pytest.approx(figure.lower, nan_ok=True, abs=1e-9)
+    of_slice = {metric for (name, metric), one in first.items() if name == "tab=a" and one.lower < one.upper}
+    assert of_slice <= {"auc", "click_rate", "num_clicks", "gauc[user; impressions]", GROUPED} | {
+        *("log_loss", "normalized_entropy", "relative_information_gain", "brier_score"),
+        *("calibration_ratio", "mean_score"),
+    }
+    assert {"auc", "log_loss", "gauc[user; impressions]"} <= of_slice
 
 
 def test_period_length_changes_only_the_grouping_by_period():
@@ -238,6 +244,25 @@ def test_without_users_rows_are_independent():
     assert found.value("auc", model="other") == pytest.approx(1 - found.value("auc"))
     with pytest.raises(KeyError, match="no figure of model 'score'"):
         found.value("gauc[user; impressions]")
+
+
+def test_few_users_and_requests_of_several_users_are_noted():
+    table = {
+        "label": [0, 1, 1, 0, 0, 1],
+        "score": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+        "user": list("aabbcc"),
+        "request": [1, 2, 1, 2, 1, 2],
+    }
+    found = evaluate(table, num_resamples=10)
+    assert any(note.startswith("2 requests hold rows of several users") for note in found.notes)
+    assert any(note.startswith("3 users: with fewer than 30") for note in found.notes)
+    assert math.isnan(found.value("gauc[request; impressions]"))
+    table["request"] = [1, 1, 2, 2, 3, 3]
+    found = evaluate(table, num_resamples=10)
+    assert not any("several users" in note for note in found.notes)
+    assert found.value("gauc[request; impressions]") == pytest.approx(2 / 3)
+    alone = evaluate({**table, "user": ["a"] * 6}, num_resamples=10)
+    assert any("one user has no intervals" in note for note in alone.notes)
 
 
 def test_scores_that_only_rank_have_no_figures_of_probabilities():

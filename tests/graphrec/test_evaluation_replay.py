@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph_builders.events import EventSchema, read_events
 from graphrec.evaluation.replay import ReplayStep, replay
+from graphrec.evaluation.replay_models import SklearnModel
 from graphrec.evaluation.replay_tables import Period, ReplayError
 
 HOUR = 3600
@@ -515,3 +517,21 @@ def test_unknown_options_without_run_time_type_checks(option, value):
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.startswith(f"{option} must be one of (")
     assert said.endswith(f"got {value!r}\n")
+
+
+def test_seconds_taken_for_milliseconds_are_told():
+    rows = pl.DataFrame({"time": [1_650_000_000, 1_650_003_600], "label": [0, 1]})
+    with pytest.raises(ReplayError, match="say time_unit='s'"):
+        replay(SklearnModel(None, ["time"]), rows, test_from=1_650_003_600, time_unit="ms")
+
+
+def test_tensors_with_a_gradient_are_scores():
+    class Constant:
+        def fit(self, past):
+            self.weight = torch.ones(1, requires_grad=True)
+
+        def predict(self, rows):
+            return self.weight.expand(len(rows)) / 2
+
+    rows = pl.DataFrame({"time": [10, 20, 30], "label": [0, 1, 1]})
+    assert replay(Constant(), rows, test_from=20)["score"].to_list() == [0.5, 0.5]
