@@ -4,16 +4,21 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from graphrec.models.field_ranker import FieldRanker
 from graphrec.models.inputs import ClickBatch, InputSizes
-from graphrec.nn import DeepFM, FieldEmbedding
+from graphrec.nn import DeepFM
 
 
-class DeepFMRanker(nn.Module):
+class DeepFMRanker(FieldRanker):
     """Score an impression from its user's fields, its item's ID and fields, and its context.
 
     With dense features in the batch (``sizes.dense > 0``) they enter as past counts beside the fields.
+
+    With ``sequences=("external",)`` this is LSTTM's baseline DeepFM (+external): the means of the past items'
+    IDs and fields are further fields, zero where the user has no past. They have no first-order weights: an
+    item's own says how it does as a target.
     """
 
     def __init__(
@@ -23,26 +28,25 @@ class DeepFMRanker(nn.Module):
         channels: int = 16,
         hidden_channels: Sequence[int] = (128, 128),
         dropout: float = 0.0,
+        sequences: Sequence[str] = (),
     ) -> None:
-        super().__init__()
-        self.user_fields = FieldEmbedding(sizes.user_fields, channels)
-        self.item_fields = FieldEmbedding(sizes.item_fields, channels, num_bag_categories=sizes.item_bag)
-        self.other_fields = FieldEmbedding((sizes.num_items + 1, *sizes.context_fields), channels)
-        self.dense = sizes.dense
-        num_fields = sum(e.num_fields for e in (self.user_fields, self.item_fields, self.other_fields))
+        super().__init__(sizes, channels, sequences=sequences)
         self.head = DeepFM(
-            num_fields, channels, dense_channels=sizes.dense, hidden_channels=hidden_channels, dropout=dropout
+            self.num_fields + len(self.sequences) * self.num_item_fields,
+            channels,
+            dense_channels=sizes.dense,
+            hidden_channels=hidden_channels,
+            dropout=dropout,
         )
 
     def forward(self, batch: ClickBatch) -> Float[Tensor, " num_rows"]:
         """Return the logit of a click for each impression."""
-        parts = [
-            self.user_fields(batch.user.codes),
-            self.item_fields(
-                batch.item.codes, batch.item.bag if self.item_fields.num_bag_categories else None
-            ),
-            self.other_fields(torch.cat([batch.item_id[:, None], batch.context], dim=1)),
-        ]
-        fields = torch.cat([vectors for vectors, _ in parts], dim=1)
-        linear = torch.stack([weights for _, weights in parts]).sum(dim=0)
-        return self.head(fields, linear, batch.dense[:, : self.dense])
+        fields, linear = self.embed(batch)
+        pooled = [self._mean_item(batch, name) for name in self.sequences]
+        return self.head(torch.cat([fields, *pooled], dim=1), linear, batch.dense[:, : self.dense])
+
+    def _mean_item(self, batch: ClickBatch, name: str) -> Float[Tensor, "num_rows num_item_fields channels"]:
+        sequence = self.sequence(batch, name)
+        share = sequence.mask / sequence.mask.sum(dim=1, keepdim=True).clamp(min=1)
+        vectors = self.item_vectors(sequence)[sequence.item_row]
+        return torch.einsum("nl,nlfc->nfc", share.to(vectors.dtype), vectors)

@@ -1,10 +1,11 @@
 """What the click models read: one mini-batch of impressions as tensors, and the sizes of its columns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from graphrec.nn.bipartite_gat import NodeNeighbors
@@ -15,7 +16,8 @@ from samplers import NodeType
 class InputSizes:
     """Number of codes of each categorical field, and the number of dense features.
 
-    Code 0 of every field stands for a value that the training data did not hold.
+    Code 0 of every field stands for a value that the training data did not hold. ``num_users`` is only for
+    models that have an embedding of the user's ID.
     """
 
     num_items: int
@@ -24,6 +26,7 @@ class InputSizes:
     item_bag: int
     context_fields: tuple[int, ...]
     dense: int
+    num_users: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +84,30 @@ class GraphInput:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceInput:
+    """Past events of the impressions' users, the most recent first, padded on the right.
+
+    Attributes:
+        item_row: the item of each event, as a row of ``item_id`` and ``item``; any row where padded.
+        mask: True for an event, False for padding.
+        age: log(1 + hours from the event to the query) / 5; 0 where padded.
+        item_id: the distinct items of all these sequences, as rows of the item ID table.
+        item: their field codes.
+
+    """
+
+    item_row: Int64[Tensor, "num_rows length"]
+    mask: Bool[Tensor, "num_rows length"]
+    age: Float[Tensor, "num_rows length"]
+    item_id: Int64[Tensor, " num_distinct"]
+    item: NodeFields
+
+    def to(self, device: torch.device | str) -> "SequenceInput":
+        """Copy to another device."""
+        return SequenceInput(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClickBatch:
     """Impressions to score.
 
@@ -93,6 +120,8 @@ class ClickBatch:
         long_user, long_item: the long-term vectors of the user and the item as of the day's start; no column
             for a model that reads none.
         graph: the short-term graph around the impressions; None for a model that reads none.
+        user_id: rows of the user ID table; the last row stands for every unseen user.
+        sequences: past events of the users, by name; None for a model that reads none.
 
     """
 
@@ -105,14 +134,18 @@ class ClickBatch:
     long_user: Float[Tensor, "num_rows long_channels"]
     long_item: Float[Tensor, "num_rows long_channels"]
     graph: GraphInput | None = None
+    user_id: Int64[Tensor, " num_rows"] | None = None
+    sequences: Mapping[str, SequenceInput] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def to(self, device: torch.device | str) -> "ClickBatch":
         """Copy to another device."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sequences"}
         moved: dict[str, Any] = {
             name: None if value is None else value.to(device) for name, value in columns.items()
         }
+        if self.sequences is not None:
+            moved["sequences"] = {name: value.to(device) for name, value in self.sequences.items()}
         return ClickBatch(**moved)

@@ -1,4 +1,4 @@
-"""From impressions to mini-batches: fields, past counts, long-term vectors, short-term graph.
+"""From impressions to mini-batches: fields, past counts, long-term vectors, short-term graph, sequences.
 
 All inputs of an impression are as of the start of its period, so all impressions of a period share one query
 time and a node is sampled and encoded once for it.
@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from graph_builders.splits import Impressions
-from graphrec.models.inputs import ClickBatch, GraphInput, NodeFields
+from graphrec.models.inputs import ClickBatch, GraphInput, NodeFields, SequenceInput
 from graphrec.nn.bipartite_gat import NodeNeighbors, merge_neighbors
 from graphrec.training.long_term import LongTermSnapshots
 from samplers import (
@@ -55,6 +55,31 @@ class ShortTermConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ItemSequences:
+    """Which past events a named sequence of a user's items holds.
+
+    Attributes:
+        csrs: the edge types that it is made of, items to users: rows are users, columns items. An event that
+            is an edge of two types stands in the sequence twice. They may hold later edges.
+        length: the most recent events of all types together that are kept.
+
+    """
+
+    csrs: Mapping[EdgeType, TemporalCSR]
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or not self.csrs:
+            raise ValueError(
+                f"a sequence needs a length of at least 1 and an edge type, got length={self.length} and "
+                f"edge types {list(self.csrs)}"
+            )
+        wrong = [edge_type for edge_type in self.csrs if edge_type[2] != "user"]
+        if wrong:
+            raise ValueError(f"a sequence is of edge types into users; these lead elsewhere: {wrong}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClickData:
     """Everything that batches are cut from; one row for each impression where not said otherwise.
 
@@ -69,6 +94,7 @@ class ClickData:
             strict bound hides them.
         short_term: how it is sampled.
         units_per_hour: units of time in an hour, for the scale of ages.
+        sequences: past events of the users, by name, or None for a model that reads none.
 
     """
 
@@ -82,6 +108,7 @@ class ClickData:
     csrs: Mapping[EdgeType, TemporalCSR] | None = None
     short_term: ShortTermConfig = ShortTermConfig()
     units_per_hour: int = 3600
+    sequences: Mapping[str, ItemSequences] | None = None
 
     def with_graph(self, csrs: Mapping[EdgeType, TemporalCSR] | None) -> "ClickData":
         """Return the same impressions on another version of the short-term graph."""
@@ -146,6 +173,10 @@ def collate(data: ClickData, rows: Int64[Tensor, " num_rows"]) -> ClickBatch:
         long_user=long_user,
         long_item=long_item,
         graph=None if data.csrs is None else _sample_graph(data, data.csrs, user, item, as_of),
+        user_id=user,
+        sequences=None
+        if data.sequences is None
+        else {name: _sample_sequence(data, part, user, as_of) for name, part in data.sequences.items()},
     )
 
 
@@ -170,6 +201,35 @@ def _sample_graph(
         num_nodes_after_hop=subgraph.num_nodes_after_hop,
         user_row=subgraph.seed_index["user"],
         item_row=subgraph.seed_index["item"],
+    )
+
+
+def _sample_sequence(data: ClickData, sequence: ItemSequences, user: Tensor, as_of: Tensor) -> SequenceInput:
+    """Merge the most recent events of each edge type before ``as_of`` and keep the most recent of all.
+
+    Events of one time keep the order of the edge types; inside a type the larger edge id comes first.
+    """
+    device = next(iter(sequence.csrs.values())).device
+    sampled = [
+        RecentNeighborSampler(csr, sequence.length).sample(user.to(device), as_of.to(device))
+        for csr in sequence.csrs.values()
+    ]
+    item, time, mask = (
+        torch.cat([getattr(part, name) for part in sampled], dim=1).cpu()
+        for name in ("node", "edge_time", "mask")
+    )
+    # padding goes behind all events
+    key = time.where(mask, torch.iinfo(torch.int64).min)
+    order = key.argsort(dim=1, descending=True, stable=True)[:, : sequence.length]
+    item, time, mask = (column.gather(1, order) for column in (item, time, mask))
+    item_id, item_row = item.unique(return_inverse=True)
+    hours = (as_of[:, None] - time).clamp(min=0) / data.units_per_hour
+    return SequenceInput(
+        item_row=item_row,
+        mask=mask,
+        age=(hours.log1p() / 5).where(mask, 0.0),
+        item_id=item_id,
+        item=data.item_fields[item_id],
     )
 
 
