@@ -65,8 +65,8 @@ class Clock:
             seconds = smallest > _YEAR_2000 and largest < _FAR_FUTURE
             if seconds:  # in milliseconds all rows would lie within some weeks of 1970
                 raise ReplayError(
-                    f"{name}: times from {smallest} to {largest} are unix times in seconds, not in {time_unit}: "
-                    "say time_unit='s'"
+                    f"{name}: times from {smallest} to {largest} are unix times in seconds, not in "
+                    f"{time_unit}: say time_unit='s'"
                 )
         return cls(TICKS_PER_SECOND[time_unit])
 
