@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from graphrec.models.field_ranker import FieldRanker
 from graphrec.models.inputs import ClickBatch, InputSizes
@@ -48,5 +49,7 @@ class DeepFMRanker(FieldRanker):
     def _mean_item(self, batch: ClickBatch, name: str) -> Float[Tensor, "num_rows num_item_fields channels"]:
         sequence = self.sequence(batch, name)
         share = sequence.mask / sequence.mask.sum(dim=1, keepdim=True).clamp(min=1)
-        vectors = self.item_vectors(sequence)[sequence.item_row]
-        return torch.einsum("nl,nlfc->nfc", share.to(vectors.dtype), vectors)
+        table = self.item_vectors(sequence)
+        vectors = functional.embedding(sequence.item_row, table.flatten(1))
+        mean = torch.einsum("nl,nlc->nc", share.to(vectors.dtype), vectors)
+        return mean.unflatten(1, table.shape[1:])

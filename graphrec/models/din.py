@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from graphrec.models.field_ranker import FieldRanker
 from graphrec.models.inputs import ClickBatch, InputSizes
@@ -66,7 +67,7 @@ class DINRanker(FieldRanker):
         interests = []
         for name, unit in self.activation_units.items():
             sequence = self.sequence(batch, name)
-            behavior = self.item_vectors(sequence).flatten(1)[sequence.item_row]
+            behavior = functional.embedding(sequence.item_row, self.item_vectors(sequence).flatten(1))
             interest = unit(target.flatten(1), behavior, sequence.mask, sequence.age)
             interests.append(interest.view_as(target))
         return self.head(torch.cat([fields, *interests], dim=1), linear, batch.dense[:, : self.dense])

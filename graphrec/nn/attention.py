@@ -1,6 +1,6 @@
 """Attention inside a row: AutoInt's interacting layer over fields, DIN's activation unit over behaviours.
 
-Axis letters: N rows, F fields (Q querying, K keyed), H heads, C channels, L behaviours.
+Axis letters: N rows, F fields (Q querying, K keyed), H heads or hidden units, C channels, L behaviours.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from graphrec.nn.interactions import multilayer_perceptron
 
@@ -132,7 +133,7 @@ class ActivationUnit(nn.Module):
         self, channels: int, *, hidden_channels: Sequence[int] = (36,), read_age: bool = False
     ) -> None:
         super().__init__()
-        self.read_age = read_age
+        self.channels, self.read_age = channels, read_age
         layers: list[nn.Module] = []
         in_channels = 4 * channels + read_age
         for hidden in hidden_channels:
@@ -148,11 +149,22 @@ class ActivationUnit(nn.Module):
         age: Float[Tensor, "num_rows length"],
     ) -> Float[Tensor, "num_rows length"]:
         """Return the weight of each behaviour, 0 where padded."""
-        target_NLC = target[:, None].expand_as(behavior)
-        parts = [target_NLC, behavior, target_NLC - behavior, target_NLC * behavior]
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        # for one target the first layer is linear in the behaviour: a matrix for each row takes the place of
+        # four vectors side by side for each behaviour
+        of_target, of_behavior, of_difference, of_product = first.weight[:, : 4 * self.channels].chunk(
+            4, dim=1
+        )
+        matrix_NHC = (of_behavior - of_difference) + target[:, None] * of_product
+        hidden_NLH = torch.baddbmm(
+            functional.linear(target, of_target + of_difference, first.bias)[:, None],
+            behavior,
+            matrix_NHC.transpose(1, 2),
+        )
         if self.read_age:
-            parts.append(age[..., None])
-        return self.mlp(torch.cat(parts, dim=-1))[..., 0].masked_fill(~mask, 0.0)
+            hidden_NLH = hidden_NLH + age[..., None] * first.weight[:, -1]
+        return self.mlp[1:](hidden_NLH)[..., 0].masked_fill(~mask, 0.0)
 
     def forward(
         self,
