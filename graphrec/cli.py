@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "predictions",
         nargs="+",
         metavar="PREDICTIONS",
-        help="Parquet or CSV file, pattern or folder; several are parts of one table",
+        help="Parquet or CSV file, pattern or folder, - for standard input; several are parts of one table",
     )
     _add_columns(evaluate.add_argument_group("columns"))
     _add_reading(evaluate.add_argument_group("reading"))
@@ -88,9 +88,14 @@ def _add_columns(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--user", metavar="COLUMN", help="user IDs of any type; '' for none")
     group.add_argument("--time", metavar="COLUMN", help="numbers since 1970, date-times or text; '' for none")
     group.add_argument("--request", metavar="COLUMN", help="page view or search of a row; '' for none")
-    group.add_argument("--item", metavar="COLUMN", help="items, for --graph's slices by their history")
     group.add_argument(
-        "--history", metavar="COLUMN", help="number of past events of a row's user: its buckets become slices"
+        "--item", metavar="COLUMN", help="items, without which --graph has no slices by the history of items"
+    )
+    group.add_argument(
+        "--history",
+        metavar="COLUMN",
+        help="number of past events of a row's user: its buckets become slices "
+        "(slices by the history of items need --graph and --item)",
     )
     group.add_argument(
         "--by",
@@ -143,7 +148,7 @@ def _add_reading(group: "argparse._ArgumentGroup") -> None:
         "--graph",
         type=Path,
         metavar="FOLDER",
-        help="behaviour graph, for slices by the history of users and items",
+        help="behaviour graph, for slices by the history of users and, with --item, of items",
     )
     group.add_argument(
         "--max-values",
@@ -197,12 +202,17 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         raise ValueError("- is for one of --json and --markdown")
     if parsed.quiet and not any(outputs):
         raise ValueError("--quiet without --html, --json or --markdown would show nothing; name a file")
-    _check_folders([path for path in outputs if path is not None and str(path) != "-"])
     from rich.console import Console
 
     from graphrec.evaluation.evaluate import evaluate
     from graphrec.evaluation.read import ReadOptions
+    from graphrec.evaluation.reading.sources import input_files
     from graphrec.evaluation.report import ReportPaths, write_report
+    from graphrec.evaluation.report_files import check_outputs
+
+    options = ("--json", "--markdown", "--html")
+    named = {option: path for option, path in zip(options, outputs, strict=True) if path is not None}
+    check_outputs(named, input_files([*parsed.predictions, *parsed.against]) if named else ())
 
     columns = ReadOptions(
         label=parsed.label,
@@ -236,14 +246,19 @@ def _evaluate(parsed: argparse.Namespace) -> int:
             progress=progress,
         )
     files = ReportPaths(*(None if str(path) == "-" else path for path in outputs))
-    write_report(evaluation, files)
-    if to_stdout:
-        _print_file(evaluation, is_json=str(parsed.json) == "-")
-    elif not parsed.quiet:
-        console = Console()
-        if not console.is_terminal and "COLUMNS" not in os.environ:
-            console = Console(width=_WIDTH_OF_A_PIPE)
-        _print_evaluation(evaluation, files.html, console)
+    page = None
+    try:
+        write_report(evaluation, files)
+        page = files.html
+    finally:
+        # a disk that is full by now must not take the figures with it
+        if to_stdout:
+            _print_file(evaluation, is_json=str(parsed.json) == "-")
+        elif not parsed.quiet:
+            console = Console()
+            if not console.is_terminal and "COLUMNS" not in os.environ:
+                console = Console(width=_WIDTH_OF_A_PIPE)
+            _print_evaluation(evaluation, page, console)
     return 0
 
 
@@ -297,15 +312,6 @@ def _progress_bar(shown: bool) -> Iterator["Progress"]:
 
     with bar:
         yield report
-
-
-def _check_folders(paths: Sequence[Path]) -> None:
-    """Say before a long run, not after it, that its output has no place."""
-    for path in paths:
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; name a file in it")
-        if not path.resolve().parent.is_dir():
-            raise ValueError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
 
 
 class _Whole:

@@ -4,7 +4,8 @@ Sources are read in chunks, of which only labels, scores and small codes are kep
 float64 score, a user, an hour and one slicing column takes 19 bytes.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from graphrec.evaluation.predictions import Predictions
@@ -20,7 +21,7 @@ def read_predictions(
     source: Any,
     options: ReadOptions | None = None,
     *,
-    against: Sequence[Any] = (),
+    against: Any = (),
     progress: Callable[[int, int | None], None] | None = None,
     slicers: Sequence[Slicer] = (),
     chunk_rows: int = 1_000_000,
@@ -37,8 +38,9 @@ def read_predictions(
             folder or a list of paths (parts of one table), a polars frame (lazy too), a pandas frame, or a
             mapping of names to arrays (numpy, lists, tensors).
         options: names of columns, units and zone.
-        against: further sources with scores of the same rows. A score is called by its column; where two
-            sources use one name, by the file's name.
+        against: a further source, or a list of several (a list in it holds parts of one), with scores of
+            the same rows. A score is called by its column; where two sources use one name, by the file's
+            name.
         progress: called after each chunk with the rows done and, where it is known, the total.
         slicers: further slices; each is handed chunks with the columns ``user``, ``time_ms`` (UTC) and,
             where ``options`` name it, ``item``.
@@ -53,7 +55,7 @@ def read_predictions(
     check_options(options, chunk_rows)
     tables = [
         open_source(source, "predictions"),
-        *(open_source(one, f"against {number}") for number, one in enumerate(against, 1)),
+        *(open_source(one, f"against {number}") for number, one in enumerate(_several(against), 1)),
     ]
     while True:
         try:
@@ -62,3 +64,11 @@ def read_predictions(
             # IDs that looked like integers and are not: text from the first row on
             for table in tables:
                 table.read_as_text(retry.column)
+
+
+def _several(against: Any) -> list[Any]:
+    """Return a list of sources; what is one source itself, such as a path or a frame, is its only entry."""
+    if isinstance(against, str | os.PathLike | Mapping) or not isinstance(against, Iterable):
+        return [against]
+    is_frame = type(against).__module__.split(".")[0] in ("pandas", "polars")
+    return [against] if is_frame else list(against)

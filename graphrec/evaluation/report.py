@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +10,7 @@ import numpy as np
 
 from graphrec.evaluation.figures import Comparison, Figure
 from graphrec.evaluation.page import Page, Section, render_html, render_markdown
+from graphrec.evaluation.report_files import write_file
 from graphrec.evaluation.report_sections import (
     all_rows_sections,
     comparison_sections,
@@ -176,8 +175,8 @@ def evaluation_json(evaluation: "Evaluation") -> dict[str, Any]:
 def write_report(evaluation: "Evaluation", paths: ReportPaths) -> None:
     """Write the files of a report that have a path: `evaluation_json`, Markdown and the HTML page.
 
-    Each file is written whole under another name and renamed, so that a reader sees the old one or the new
-    one. Raises ``OSError`` where a file cannot be written.
+    Each file is written by `write_file`: whole, so that a reader sees the old one or the new one. Raises
+    ``OSError`` where a file cannot be written.
     """
     write_page(evaluation_page(evaluation), evaluation_json(evaluation) if paths.json else {}, paths)
 
@@ -185,11 +184,11 @@ def write_report(evaluation: "Evaluation", paths: ReportPaths) -> None:
 def write_page(page: Page, content: dict[str, Any], paths: ReportPaths) -> None:
     """Write a page as HTML and Markdown, and ``content`` as JSON, where each has a path."""
     if paths.json is not None:
-        _write(paths.json, to_json(content))
+        write_file(paths.json, to_json(content))
     if paths.markdown is not None:
-        _write(paths.markdown, render_markdown(page))
+        write_file(paths.markdown, render_markdown(page))
     if paths.html is not None:
-        _write(paths.html, render_html(page))
+        write_file(paths.html, render_html(page))
 
 
 def to_json(content: dict[str, Any]) -> str:
@@ -209,16 +208,3 @@ def _plain(value: Any) -> Any:
         return _plain(value.item())
     # an infinite figure cannot be a number of JSON either
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp leaves it to its owner alone
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

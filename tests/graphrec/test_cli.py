@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -231,6 +233,87 @@ def test_an_evaluation_loads_neither_torch_nor_sklearn_nor_pandas(folder, tmp_pa
     )
     found = start([sys.executable, "-c", code])
     assert found.stdout.strip() == "0 []", found.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--html"])
+def test_an_output_never_takes_the_place_of_an_input(folder, tmp_path, monkeypatch, capsys, option):
+    def never(*_, **__):
+        raise AssertionError("computed")
+
+    monkeypatch.setattr(evaluate_module, "evaluate", never)
+    for name in ("part1.parquet", "part2.parquet", "other.csv"):
+        shutil.copy(folder / name, tmp_path)
+    (tmp_path / "link.html").symlink_to(tmp_path / "part2.parquet")
+    monkeypatch.chdir(tmp_path)
+    for inputs, output in (
+        (["part1.parquet"], "part1.parquet"),
+        (["part1.parquet"], tmp_path / "part1.parquet"),
+        (["part1.parquet", "part2.parquet"], "link.html"),
+        (["part1.parquet", "--against", "other.csv"], "./other.csv"),
+        (["*.parquet"], "part2.parquet"),
+        ([str(tmp_path)], "other.csv"),
+    ):
+        assert cli.main(["evaluate", *inputs, option, str(output)]) == 2
+        assert f"{option} {Path(output)} would overwrite" in capsys.readouterr().err
+    assert (tmp_path / "part1.parquet").read_bytes() == (folder / "part1.parquet").read_bytes()
+
+
+def test_two_outputs_are_two_files(folder, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(tmp_path / "e.json")
+    arguments = ["evaluate", str(folder / "p.parquet"), "--json", str(tmp_path / "e.json")]
+    assert cli.main([*arguments, "--html", str(tmp_path / "link")]) == 2
+    assert "are one file" in capsys.readouterr().err
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_devices_and_open_streams_are_written_to(folder):
+    found = run(
+        "evaluate", folder / "p.parquet", "--quiet", "--json", "/dev/stdout", "--html", "/dev/null", *FAST
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["models"] == ["p"]
+    assert not os.path.isfile("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "form"),
+    [("p.parquet", "p", "cat {}"), ("other.csv", "q", "cat {}"), ("other.csv", "q", "gzip -c {}")],
+)
+def test_predictions_come_through_a_pipe(folder, tmp_path, name, score, form):
+    program = f"{sys.executable} -m graphrec evaluate"
+    send = form.format(folder / name)
+    rest = f"--score {score} --quiet --resamples 0 --json -"
+    (tmp_path / "rest").mkdir()
+    found = run("evaluate", folder / name, *rest.split())
+    assert found.returncode == 0, found.stderr
+    whole = json.loads(found.stdout)
+    for command in (f"{program} <({send}) {rest}", f"{send} | {program} - {rest}"):
+        found = start(["bash", "-c", command], TMPDIR=str(tmp_path / "rest"))
+        assert found.returncode == 0, found.stderr
+        assert json.loads(found.stdout)["figures"] == whole["figures"]
+        assert not list((tmp_path / "rest").iterdir())
+
+
+def test_a_report_that_cannot_be_written_is_printed_all_the_same(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    path = tmp_path / "e.html"
+    assert cli.main(["evaluate", str(folder / "p.parquet"), "--html", str(path), "--resamples", "0"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {path} cannot be written: disk full\n"
+    assert "All rows: Ranking" in captured.out
+    assert "Page:" not in captured.out
+
+
+def test_help_says_what_slices_by_the_history_of_items_need(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for option, words in (
+        ("--item COLUMN", "without which --graph has no slices by the history of items"),
+        ("--history COLUMN", "items need --graph and --item"),
+        ("--graph FOLDER", "with --item, of items"),
+    ):
+        assert words in text[text.rindex(option) :][:220]
 
 
 def test_a_reader_that_stops_early_is_no_error(folder):

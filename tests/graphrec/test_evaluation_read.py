@@ -165,6 +165,53 @@ def test_several_scores_are_read_at_once() -> None:
     np.testing.assert_array_equal(read.score["q"], frame["q"])
 
 
+def test_one_name_is_not_its_letters() -> None:
+    frame = make_frame()
+    assert ReadOptions(score="p", key="qid", by="tab") == ReadOptions(score=("p",), key=("qid",), by=["tab"])
+    read = read_predictions(frame, ReadOptions(score="p", by="tab"))
+    same(read, read_predictions(frame, ReadOptions(score=("p",), by=("tab",))))
+    by_key = read_predictions(
+        frame.with_row_index("id"), ReadOptions(key="id"), against=[frame.with_row_index("id")]
+    )
+    assert any("matched by id" in note for note in by_key.notes)
+
+
+@pytest.mark.parametrize("form", ["text", "path", "frame", "lazy", "pandas", "mapping", "list", "generator"])
+def test_one_further_source_needs_no_list(form, tmp_path: Path) -> None:
+    frame = make_frame()
+    other = frame.with_columns(q=1 - pl.col("p")).drop("p")
+    other.write_parquet(tmp_path / "other.parquet")
+    one = {
+        "text": str(tmp_path / "other.parquet"),
+        "path": tmp_path / "other.parquet",
+        "frame": other,
+        "lazy": other.lazy(),
+        "pandas": pd.DataFrame(other.to_dict(as_series=False)),
+        "mapping": other.to_dict(),
+        "list": [other],
+        "generator": (source for source in [other]),
+    }[form]
+    read = read_predictions(frame, ReadOptions(score=("p", "q")), against=one)
+    assert [*read.score] == ["p", "q"]
+    np.testing.assert_array_equal(read.score["q"], 1 - frame["p"].to_numpy())
+
+
+def test_rows_that_the_order_alone_matches_are_noted_first() -> None:
+    frame = make_frame()
+    notes = read_predictions(
+        frame, against=[frame.select(q="p")], options=ReadOptions(score=("p", "q"))
+    ).notes
+    (note,) = [note for note in notes if note.startswith("unverified: ")]
+    assert "against 1" in note
+    assert "the order alone matches" in note
+    assert "--key" in note
+    for column in ("click", "user_id", "time_ms"):  # each of them verifies
+        other = frame.select(column, q="p")
+        notes = read_predictions(frame, ReadOptions(score=("p", "q")), against=other).notes
+        assert not any(note.startswith("unverified: ") for note in notes)
+        assert any(note.endswith(f"same order, verified by {column}") for note in notes)
+
+
 def test_usual_names_are_guessed_and_noted_and_can_be_refused() -> None:
     frame = make_frame().rename({"click": "Is_Click", "p": "pCTR", "user_id": "UID", "time_ms": "Timestamp"})
     read = read_predictions(frame)
@@ -265,7 +312,7 @@ class TestAgainst:
     def test_nothing_shared_is_noted(self) -> None:
         read = read_predictions(make_frame(), against=[{"score": np.full(NUM_ROWS, 0.25)}])
         assert [*read.score] == ["p", "score"]
-        assert any("no shared column verifies" in note for note in read.notes)
+        assert any("the order alone matches its rows" in note for note in read.notes)
 
     @pytest.mark.parametrize("key", [("id",), ("id", "text"), ("text", "id", "half")])
     @pytest.mark.parametrize("chunk_rows", [1, 23, 1000])
@@ -391,6 +438,8 @@ def test_times_of_any_form_are_one_time() -> None:
 def test_one_class_and_unsorted_times_are_noted() -> None:
     read = read_predictions({"click": [1, 1], "p": [0.5, 0.5], "time": [1_651_600_000, 1_651_500_000]})
     assert any("all 2 labels are 1" in note for note in read.notes)
+    (note,) = [note for note in read_predictions({"click": [0], "p": [0.5]}).notes if "undefined" in note]
+    assert note.startswith("the only label is 0: AUC")
     assert any("not ascending" in note for note in read.notes)
 
 

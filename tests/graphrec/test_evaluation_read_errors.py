@@ -166,6 +166,10 @@ OPTIONS: list[tuple[ReadOptions, tuple[str, ...]]] = [
     (ReadOptions(key=("id", "id")), ("--key names 'id' twice",)),
     (ReadOptions(label="click", score=("click",)), ("'click' is named both",)),
     (ReadOptions(time_zone="Asia/Nowhere"), ("'Asia/Nowhere' is not a time zone", "Asia/Shanghai")),
+    (ReadOptions(time_zone=""), ("'' is not a time zone", "Asia/Shanghai")),
+    (ReadOptions(label="p"), ("no other column is called like a score: p is taken by --label", "--score")),
+    (ReadOptions(user="p", item="p"), ("called like a score: p is taken by --",)),
+    (ReadOptions(score=("click",)), ("no other column is called like a label: click is taken by --score",)),
     (ReadOptions(time_zone="+25:00"), ("+25:00", "between -15:59 and +15:59")),
     (ReadOptions(by=("id",), max_values=39), ("'id' has more than 39 values", "--max-values")),
     (ReadOptions(period_seconds=0), ("--period-seconds must be at least 1",)),
@@ -233,7 +237,14 @@ class TestTextFiles:
             "1 such row",
             "quote fields",
         )
-        self.check(path, good + "\n" + self.ROW, "row 6 (line 7) is blank", "1 such row")
+        self.check(
+            path,
+            good + "\n" + self.ROW,
+            "row 6 (line 7) is blank",
+            "1 row is without",
+            "5 fields",
+            "blank lines",
+        )
         self.check(path, HEADER + "1\n", "row 1 (line 2) has 1 field, the header 5")
 
     def test_lines_count_those_inside_quotes(self, tmp_path) -> None:
@@ -354,6 +365,33 @@ class TestFiles:
             with refused("holds no row"):
                 read_predictions(source)
 
+    def test_one_file_twice_in_a_source(self, tmp_path, frame) -> None:
+        one, link = tmp_path / "one.parquet", tmp_path / "link.parquet"
+        frame.write_parquet(one)
+        frame.write_parquet(tmp_path / "two.parquet")
+        link.symlink_to(one)
+        detour = tmp_path / "x" / ".." / "one.parquet"
+        (tmp_path / "x").mkdir()
+        for source in ([one, one], [one, link], [tmp_path / "two.parquet", detour, link]):
+            with refused("is there twice", "name it once"):
+                read_predictions(source)
+        (tmp_path / "x").rmdir()
+        with refused("link.parquet is there twice", "also as", "one.parquet"):
+            read_predictions([one, link])
+        with refused("one.parquet is there twice"):
+            read_predictions([frame, one, str(one)])
+        link.unlink()
+        for source in (tmp_path, str(tmp_path / "*.parquet")):
+            with refused("two.parquet is there twice"):
+                read_predictions([source, str(tmp_path / "two.parquet")])
+        # a pattern that finds a folder and its files, and two sources with one file, are no mistake
+        assert read_predictions(str(tmp_path / "**")).num_rows == 2 * NUM_ROWS
+        assert read_predictions(one, against=[one]).num_rows == NUM_ROWS
+
+    def test_an_empty_pipe(self, tmp_path) -> None:
+        with refused("/dev/null is empty"):
+            read_predictions("/dev/null")
+
 
 class TestArrays:
     @pytest.mark.parametrize(
@@ -371,6 +409,15 @@ class TestArrays:
     def test_arrays_that_are_no_columns(self, arrays, parts) -> None:
         with refused(*parts):
             read_predictions(arrays)
+
+    @pytest.mark.parametrize(
+        "values", [[[1], [2]], [{"a": 1}, {"a": 2}], pl.Series([[1], [2]], dtype=pl.Array(int, 1))]
+    )
+    @pytest.mark.parametrize("option", ["user", "request", "key", "by"])
+    def test_lists_are_no_identifiers(self, values, option) -> None:
+        frame = pl.DataFrame({"click": [0, 1], "p": [0.5, 0.5], "x": values})
+        with refused("predictions: column 'x' holds", str(frame["x"].dtype), f"--{option} needs one number"):
+            read_predictions(frame, ReadOptions(**{option: "x"}))
 
     def test_pandas_missing_values(self) -> None:
         table = pd.DataFrame(
@@ -453,6 +500,17 @@ class TestAgainst:
                 against=[frame],
                 chunk_rows=chunk_rows,
             )
+
+    @pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
+    def test_the_cause_is_told_before_what_follows_from_it(self, frame, chunk_rows) -> None:
+        # the labels of the first rows belong to other rows, since the key is no key there
+        twice = frame.with_columns(at("id", 20, 125, 20), click=1 - pl.col("click"))
+        with refused("against 1, row 22", "an earlier row", "also against 1, row 1,", "another label"):
+            read_predictions(frame, ReadOptions(key="id"), against=twice, chunk_rows=chunk_rows)
+        # users differ later than labels do, and say more
+        moved = frame.with_columns(at("user", 30, 77, 10), click=1 - pl.col("click"))
+        with refused("against 1, row 31", "'user' holds 77", "also against 1, row 1,", "'click'"):
+            read_predictions(frame, against=moved, chunk_rows=chunk_rows)
 
     def test_a_key_that_another_source_lacks(self, frame) -> None:
         with refused("against 1 has no column 'id'", "--key"):

@@ -64,7 +64,7 @@ class Alignment:
         if roles.time is not None and roles.time in self.kinds and time is not None:
             theirs_ms = self.times.milliseconds(other[roles.time], self.table, self.problems, offset)
             differs[roles.time] = time != theirs_ms
-        for column, rows in differs.items():
+        for column, rows in reversed(differs.items()):
             if rows.any():
                 row = int(np.argmax(rows))
                 self.problems.add(
@@ -75,6 +75,7 @@ class Alignment:
                     f"column {column!r} holds {other[column][row]!r} and in {self.first.name} "
                     f"{frame[column][row]!r}",
                     "rows stand in another order or are others; --key names columns that identify a row",
+                    follows=column == roles.label,
                 )
 
     def match(
@@ -120,6 +121,7 @@ class Alignment:
                     int(wrong.sum()),
                     f"the key {keys.in_words(frame, where)} {text}",
                     _ONE_KEY,
+                    follows=wrong is differs,
                 )
         return target, known
 
@@ -148,8 +150,8 @@ class Alignment:
         if shared:
             return f"{self.table.name}: rows are in the same order, verified by {', '.join(shared)}"
         return (
-            f"{self.table.name}: rows are taken to be in the same order, which no shared column verifies; "
-            "--key matches rows"
+            f"unverified: {self.table.name} shares no column of labels, users or times with "
+            f"{self.first.name}; the order alone matches its rows, --key matches them by columns"
         )
 
     def _labels(self, frame: pl.DataFrame, offset: int) -> np.ndarray:

@@ -93,7 +93,7 @@ class _Block(NamedTuple):
 
 
 class TextTable:
-    """A CSV or TSV file, plain or gzip.
+    """A CSV or TSV file, plain or gzip; messages call it by ``name``, by default its path.
 
     Attributes:
         columns: names of the header row.
@@ -106,10 +106,10 @@ class TextTable:
 
     num_rows: int | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        self.name = str(path)
-        self.stem = path.name.split(".")[0]
+        self.name = str(path) if name is None else name
+        self.stem = Path(self.name).name.split(".")[0]
         self.notes: list[str] = []
         self.as_text: set[str] = set()
         header = self._read_header()
@@ -266,7 +266,12 @@ class TextTable:
                 for following in blocks:
                     count += following.num_bad
                     last_row += following.num_rows
-                what = "is blank" if not fields else f"has {fields} field{'s' if fields > 1 else ''}"
+                if not fields:
+                    without = "1 row is" if count == 1 else f"{count:,} rows are"
+                    raise PredictionsError(
+                        f"{self.locate(first)} is blank ({without} without the header's {len(self.columns)} "
+                        "fields); drop blank lines, or the file has lost rows there"
+                    )
                 cut = first == last_row - 1 and fields < len(self.columns)
                 remedy = (
                     "the file seems to be cut short: write or copy it again"
@@ -274,8 +279,8 @@ class TextTable:
                     else "quote fields that hold the separator, and mend or drop such rows"
                 )
                 raise PredictionsError(
-                    f"{self.locate(first)} {what}, the header {len(self.columns)} ({rows_in_words(count)}); "
-                    f"{remedy}"
+                    f"{self.locate(first)} has {fields} field{'s' if fields > 1 else ''}, the header "
+                    f"{len(self.columns)} ({rows_in_words(count)}); {remedy}"
                 )
             yield block
             row += block.num_rows

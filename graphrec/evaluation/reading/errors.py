@@ -28,6 +28,7 @@ class _Problem:
     text: str
     remedy: str
     count: int
+    follows: bool
 
 
 class Problems:
@@ -44,13 +45,18 @@ class Problems:
         count: int,
         text: str,
         remedy: str,
+        *,
+        follows: bool = False,
     ) -> None:
-        """Count ``count`` rows of the kind ``what``; only the first call's row, text and remedy are kept."""
+        """Count ``count`` rows of the kind ``what``; only the first call's row, text and remedy are kept.
+
+        What ``follows`` from other mistakes, as wrong labels do from wrong keys, is told after those.
+        """
         key = (id(source), what, remedy)
         if key in self._found:
             self._found[key].count += count
         else:
-            self._found[key] = _Problem(source, row, text, remedy, count)
+            self._found[key] = _Problem(source, row, text, remedy, count, follows)
 
     def add_where(
         self,
@@ -78,10 +84,10 @@ class Problems:
             )
 
     def raise_if_any(self) -> None:
-        """Raise `PredictionsError` about the earliest row, with the number of rows of other kinds."""
+        """Raise `PredictionsError` about the earliest row that is no consequence, and the other kinds."""
         if not self._found:
             return
-        first, *others = sorted(self._found.values(), key=lambda problem: problem.row)
+        first, *others = sorted(self._found.values(), key=lambda problem: (problem.follows, problem.row))
         message = (
             f"{first.source.locate(first.row)}, {first.text} ({rows_in_words(first.count)}); {first.remedy}"
         )

@@ -35,6 +35,8 @@ class Zone:
     def __init__(self, name: str) -> None:
         self.name = name
         fixed = _FIXED_OFFSET.fullmatch(name)
+        if not name:  # an empty name would be no zone rather than an unknown one
+            raise _unknown_zone(name)
         if fixed:
             sign, hours, minutes = fixed.groups()
             shift = (int(hours) * 60 + int(minutes or 0)) * 60_000 * (-1 if sign == "-" else 1)
@@ -71,11 +73,15 @@ class Zone:
         try:
             local = instants.dt.convert_time_zone(self.name).dt.replace_time_zone(None)
         except pl.exceptions.PolarsError as error:
-            raise PredictionsError(
-                f"--time-zone {self.name!r} is not a time zone: take an IANA name such as Asia/Shanghai, "
-                "or a shift such as +08:00"
-            ) from error
+            raise _unknown_zone(self.name) from error
         return local.cast(pl.Int64).to_numpy() - time
+
+
+def _unknown_zone(name: str) -> PredictionsError:
+    return PredictionsError(
+        f"--time-zone {name!r} is not a time zone: take an IANA name such as Asia/Shanghai, or a shift such "
+        "as +08:00"
+    )
 
 
 @dataclass

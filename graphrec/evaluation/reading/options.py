@@ -1,5 +1,6 @@
 """How predictions are read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,8 @@ from graphrec.evaluation.reading.values import ScoreKind
 @dataclass(frozen=True)
 class ReadOptions:
     """What the columns are and how they are read; what is not given is guessed, and the guess noted.
+
+    ``score``, ``key`` and ``by`` take one name or several, and hold a tuple.
 
     Attributes:
         label: column of clicks, 0 or 1 (booleans too).
@@ -39,14 +42,14 @@ class ReadOptions:
     """
 
     label: str | None = None
-    score: tuple[str, ...] = ()
+    score: Sequence[str] = ()
     user: str | None = None
     time: str | None = None
     request: str | None = None
     item: str | None = None
     history: str | None = None
-    key: tuple[str, ...] = ()
-    by: tuple[str, ...] = ()
+    key: Sequence[str] = ()
+    by: Sequence[str] = ()
     time_unit: TimeUnit = "auto"
     time_zone: str = "UTC"
     period_seconds: int = 3600
@@ -54,6 +57,12 @@ class ReadOptions:
     positive_threshold: float | None = None
     max_values: int = 1000
     memory_limit_gib: float | None = None
+
+    def __post_init__(self) -> None:
+        # one string is one name, not its letters
+        for name in ("score", "key", "by"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
 
 
 @runtime_checkable

@@ -186,6 +186,11 @@ class Reader:
         for frame in read_ahead(self.tables[number].frames(kinds, self.chunk_rows)):
             for column, kind in kinds.items():
                 dtype = frame.schema[column]
+                if kind in ("id", "text") and dtype.is_nested():
+                    raise PredictionsError(
+                        f"{self.tables[number].name}: column {column!r} holds {dtype}; "
+                        f"{self._use_of(column)} needs one number or text a row: name another column"
+                    )
                 if kind == "id" and (types.setdefault(column, dtype) == pl.String) != (dtype == pl.String):
                     raise ReadAsText(column)
             yield frame
@@ -295,13 +300,20 @@ class Reader:
 
     def _scores_of(self, table: Table) -> tuple[str, ...]:
         wanted = [name for name in self.options.score if name in table.columns]
-        taken = {self.roles.label, self.roles.user or "", self.roles.time or ""}
+        roles = {"label": self.roles.label, "user": self.roles.user, "time": self.roles.time}
+        taken = {name: f"--{role}" for role, name in roles.items() if name is not None}
         scores, notes = find_scores(table, wanted, taken)
         self.notes += notes
         for column in self.options.key:
             if column not in table.columns:
                 raise missing_column(table.name, column, table.columns, "--key")
         return scores
+
+    def _use_of(self, column: str) -> str:
+        """Return the option that a column of identifiers or slices is read for."""
+        roles = {"--user": self.roles.user, "--request": self.roles.request, "--item": self.roles.item}
+        of_one = next((option for option, name in roles.items() if name == column), None)
+        return of_one or ("--key" if column in self.roles.key else "--by")
 
     def _check_slicers(self) -> None:
         for role, column in (("user", self.roles.user), ("time", self.roles.time)):
@@ -380,10 +392,8 @@ class Reader:
             notes.append(f"a label above {options.positive_threshold:g} counts as a click")
         clicks = int(label.sum(dtype=np.int64))
         if clicks in (0, len(label)):
-            notes.append(
-                f"all {len(label):,} labels are {int(clicks > 0)}: AUC and all else that needs both classes "
-                "is undefined"
-            )
+            which = "the only label is" if len(label) == 1 else f"all {len(label):,} labels are"
+            notes.append(f"{which} {int(clicks > 0)}: AUC and all else that needs both classes is undefined")
         if self.store.num_in_files:
             notes.append(
                 f"{self.store.num_in_files} columns lie in temporary files, beyond the memory limit "

@@ -72,28 +72,32 @@ def find_roles(
 
     """
     _check_named_once(label, score, key, by)
-    taken = {name for name in (label, user, time, request, item, history, *score) if name}
+    roles = {"label": label, "user": user, "time": time, "request": request, "item": item}
+    taken = {name: f"--{role}" for role, name in {**roles, "history": history}.items() if name}
+    taken |= dict.fromkeys(score, "--score")
     notes: list[str] = []
     found: dict[str, str | None] = {}
     for role, given in (("label", label), ("user", user), ("time", time), ("request", request)):
         if given is None:
             found[role] = guess(role, table.columns, taken)
-            taken.add(found[role] or "")
-            if found[role] is not None:
-                notes.append(
-                    f"{role}: column {found[role]} (guessed by its name; --{role} names another one)"
-                )
+            name = found[role]
+            if name is not None:
+                taken[name] = f"--{role}"
+                notes.append(f"{role}: column {name} (guessed by its name; --{role} names another one)")
             elif role != "label":
-                notes.append(f"{role}: no column is called like one; --{role} names it")
+                gone = _taken_in_words(role, table.columns, taken)
+                notes.append(f"{role}: no column is called like one{gone}; --{role} names it")
         else:
             found[role] = given or None
     for role, name in (*found.items(), ("item", item), ("history", history)):
         if name is not None and name not in table.columns:
             raise missing_column(table.name, name, table.columns, f"--{role}")
     if found["label"] is None:
+        gone = _taken_in_words("label", table.columns, taken)
         raise PredictionsError(
-            f"{table.name}: no column is called like a label ({listed(USUAL_NAMES['label'])}); it has "
-            f"{listed(table.columns)}; --label names the one of clicks"
+            f"{table.name}: no {'other ' * bool(gone)}column is called like a label{gone} "
+            f"({listed(USUAL_NAMES['label'])}); it has {listed(table.columns)}; "
+            "--label names the one of clicks"
         )
     scores, note = find_scores(table, score, taken)
     notes += note
@@ -133,15 +137,21 @@ def find_roles(
     )
 
 
-def find_scores(table: Table, wanted: Sequence[str], taken: set[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the score columns of a source, guessed where none of the wanted is there, and notes."""
+def find_scores(
+    table: Table, wanted: Sequence[str], taken: Mapping[str, str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the score columns of a source, guessed where none of the wanted is there, and notes.
+
+    ``taken`` holds the options by which columns have another role.
+    """
     if wanted:
         return tuple(wanted), []
     name = guess("score", table.columns, taken)
     if name is None:
+        gone = _taken_in_words("score", table.columns, taken)
         raise PredictionsError(
-            f"{table.name}: no column is called like a score ({listed(USUAL_NAMES['score'])}); it has "
-            f"{listed(table.columns)}; --score names one or several"
+            f"{table.name}: no {'other ' * bool(gone)}column is called like a score{gone} "
+            f"({listed(USUAL_NAMES['score'])}); it has {listed(table.columns)}; --score names one or several"
         )
     others = [
         column
@@ -154,11 +164,18 @@ def find_scores(table: Table, wanted: Sequence[str], taken: set[str]) -> tuple[t
     ]
 
 
-def guess(role: str, columns: Sequence[str], taken: set[str]) -> str | None:
+def guess(role: str, columns: Sequence[str], taken: Mapping[str, str]) -> str | None:
     """Return the column with the earliest of a role's usual names, None where there is none."""
     free = {column.lower(): column for column in reversed(columns) if column not in taken}
     free |= {column: column for column in columns if column not in taken}
     return next((free[name] for name in USUAL_NAMES[role] if name in free), None)
+
+
+def _taken_in_words(role: str, columns: Sequence[str], taken: Mapping[str, str]) -> str:
+    """Say which columns with a usual name of a role have another one already."""
+    found = [name for name in columns if name in taken and name.lower() in USUAL_NAMES[role]]
+    said = [f"{name} is taken by {taken[name]}" for name in found]
+    return f": {', '.join(said)}" if said else ""
 
 
 def _check_named_once(label: str | None, score: Sequence[str], key: Sequence[str], by: Sequence[str]) -> None:

@@ -2,6 +2,9 @@
 
 import glob
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +18,7 @@ from graphrec.evaluation.reading.errors import PredictionsError, listed
 
 _TEXT_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt", ".txt.gz")
 _PARQUET_ENDINGS = (".parquet", ".pq", ".parq")
+_STANDARD_INPUT = Path("-")
 
 
 @runtime_checkable
@@ -39,12 +43,12 @@ class Table(Protocol):
 
 
 class ParquetTable:
-    """A Parquet file, read slice by slice."""
+    """A Parquet file, read slice by slice; messages call it by ``name``, by default its path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        self.name = str(path)
-        self.stem = path.stem
+        self.name = str(path) if name is None else name
+        self.stem = Path(self.name).stem
         self.notes: list[str] = []
         try:
             self._scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
@@ -211,11 +215,12 @@ def open_source(source: Any, name: str) -> Table:
     """Return ``source`` as a table; ``name`` is what messages call a frame or arrays.
 
     Raises:
-        PredictionsError: no such file, an unknown kind of file, or a source of an unknown kind.
+        PredictionsError: no such file, one that is there twice, an unknown kind of file, or a source of an
+            unknown kind.
 
     """
     if isinstance(source, str | os.PathLike):
-        return _one_or_more([_open_file(path) for path in _files(source)])
+        return _one_or_more([_open_file(path) for path in _distinct(input_files(source))])
     if isinstance(source, pl.DataFrame | pl.LazyFrame):
         return FrameTable(source, name)
     if isinstance(source, Mapping):
@@ -226,7 +231,8 @@ def open_source(source: Any, name: str) -> Table:
         return ArrayTable({column: source[column] for column in source.columns}, name)
     if isinstance(source, Sequence) and source:
         if all(isinstance(part, str | os.PathLike) for part in source):
-            return _one_or_more([_open_file(path) for part in source for path in _files(part)])
+            return _one_or_more([_open_file(path) for path in _distinct(input_files(source))])
+        _distinct(input_files(source))
         return _one_or_more(
             [open_source(part, f"{name} part {number}") for number, part in enumerate(source, 1)]
         )
@@ -234,6 +240,32 @@ def open_source(source: Any, name: str) -> Table:
         f"{name}: a path, several paths, a polars or pandas frame or a mapping of arrays is read, got "
         f"{'nothing' if isinstance(source, Sequence) else type(source).__name__}"
     )
+
+
+def input_files(source: Any) -> list[Path]:
+    """Return the files of a source, or of a list of sources; frames and arrays have none.
+
+    Folders and patterns are expanded. Raises `PredictionsError` where there is no such file.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _files(source)
+    if isinstance(source, list | tuple):
+        return [path for part in source for path in input_files(part)]
+    return []
+
+
+def _distinct(paths: list[Path]) -> list[Path]:
+    """Return the same files, or say which one is there twice: its rows would count twice."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        before = seen.setdefault(os.path.realpath("/dev/stdin" if path == _STANDARD_INPUT else path), path)
+        if before is not path:
+            also = "" if str(before) == str(path) else f" (also as {before})"
+            raise PredictionsError(
+                f"the file {path} is there twice in one source{also}, so its rows would count twice; "
+                "name it once"
+            )
+    return paths
 
 
 def rechunked(frames: Iterable[pl.DataFrame], num_rows: int) -> Iterator[pl.DataFrame]:
@@ -270,6 +302,8 @@ def _one_or_more(tables: Sequence[Table]) -> Table:
 def _files(source: str | os.PathLike[str]) -> list[Path]:
     """Expand a folder or a pattern into its files, in the order of their names."""
     path = Path(source).expanduser()
+    if path == _STANDARD_INPUT:
+        return [path]
     if path.is_dir():
         found = sorted(
             file
@@ -284,7 +318,8 @@ def _files(source: str | os.PathLike[str]) -> list[Path]:
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     if found:
-        return [file for one in found for file in _files(one)]
+        # a pattern with ** finds a folder and what is in it
+        return list(dict.fromkeys(file for one in found for file in _files(one)))
     if glob.has_magic(str(path)):
         raise PredictionsError(f"no file matches {path}")
     there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
@@ -293,6 +328,8 @@ def _files(source: str | os.PathLike[str]) -> list[Path]:
 
 
 def _open_file(path: Path) -> Table:
+    if path == _STANDARD_INPUT or path.parts[:2] in (("/", "dev"), ("/", "proc")) or not path.is_file():
+        return _open_stream(path)
     name = path.name.lower()
     if path.stat().st_size == 0:
         raise PredictionsError(f"{path} is empty (0 bytes); write it again")
@@ -306,6 +343,35 @@ def _open_file(path: Path) -> Table:
     raise PredictionsError(
         f"{path}: the kind of file is told by its name, which should end in .parquet, .csv, .csv.gz or .tsv"
     )
+
+
+def _open_stream(path: Path) -> Table:
+    """Copy a pipe, which can be read but once, to a temporary file that vanishes with the table."""
+    name = "standard input" if path == _STANDARD_INPUT else str(path)
+    if path == _STANDARD_INPUT and os.isatty(0):
+        raise PredictionsError(
+            "- reads standard input, which is a terminal here; send a file or a pipe to it"
+        )
+    folder = Path(tempfile.mkdtemp())
+    try:
+        copy = folder / "copy"
+        is_open = path == _STANDARD_INPUT
+        with open(0 if is_open else path, "rb", closefd=not is_open) as stream, copy.open("wb") as file:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        with copy.open("rb") as file:
+            start = file.read(4)
+        if not start:
+            raise PredictionsError(f"{name} is empty (0 bytes): a pipe can be read but once")
+        is_parquet, is_gzip = start == b"PAR1", start[:2] == b"\x1f\x8b"
+        copy = copy.rename(folder / ("copy.parquet" if is_parquet else f"copy.csv{'.gz' * is_gzip}"))
+        table = ParquetTable(copy, name) if is_parquet else FileTable(copy, name)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise PredictionsError(f"{name} cannot be read: {error.strerror or error}") from error
+        raise
+    weakref.finalize(table, shutil.rmtree, folder, ignore_errors=True)
+    return table
 
 
 def _not_parquet(name: str, error: Exception) -> PredictionsError:
