@@ -1,7 +1,8 @@
 """A report as plain values, and three ways to show it: an HTML page, Markdown, the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An inline SVG of `graphrec.evaluation.plots` and what it shows."""
+    """An inline SVG of `graphrec.evaluation.plots`, or what draws it when it is needed, and a caption."""
 
-    svg: str
+    drawing: str | Callable[[], str]
     caption: str
+
+    @cached_property
+    def svg(self) -> str:
+        """The picture as text; the first access draws it."""
+        return self.drawing if isinstance(self.drawing, str) else self.drawing()
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def render_markdown(page: Page) -> str:
 
 
 def print_page(page: Page, console: "Console") -> None:
-    """Print the tables of the sections, then their points, then the headline, to a rich console.
+    """Print the facts, the tables of the sections, then their points, then the headline, to a rich console.
 
     No figure is ever cut: what does not fit beside each other goes below each other, first a cell's detail,
     then a table's columns.
@@ -107,6 +113,8 @@ def print_page(page: Page, console: "Console") -> None:
     console.print(Text(page.title, style="bold"))
     if page.subtitle:
         console.print(Text(page.subtitle, style="dim"))
+    if page.facts:
+        console.print(Text(", ".join(f"{name} {value}" for name, value in page.facts)))
     shown = [one for one in page.sections if (not one.folded if one.in_terminal is None else one.in_terminal)]
     for section in shown:
         for position, table in enumerate(section.tables):

@@ -5,7 +5,9 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -204,10 +206,15 @@ def plot_intervals(
         return _to_svg(figure, name, x_label)
 
 
-def _style() -> Any:
+@contextmanager
+def _style() -> Iterator[None]:
     import matplotlib
 
-    return matplotlib.rc_context(_STYLE)
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # text stays text in the picture: the reader's fonts draw it, not matplotlib's
+        for message in (r"Glyph \d+ .*missing from", "Matplotlib currently does not support .* natively"):
+            warnings.filterwarnings("ignore", message, UserWarning)
+        yield
 
 
 def _figure(width: float, height: float) -> "Figure":

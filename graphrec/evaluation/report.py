@@ -77,7 +77,7 @@ def build_page(
         *period_sections(summaries),
         *group_sections(summaries),
         *slice_sections(summaries),
-        *comparison_sections(comparisons),
+        *comparison_sections(comparisons, notes),
         *reliability_sections(summaries),
         *note_sections(notes),
         *extra_sections,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from graphrec.evaluation.comparison import LOWER_IS_BETTER, metric_in_words, summary_in_words
 from graphrec.evaluation.figures import Comparison
@@ -27,6 +28,7 @@ from graphrec.evaluation.report_tables import (
 
 MOST_ROWS_UNFOLDED = 12
 MOST_VALUES_DRAWN = 30
+UNVERIFIED = "unverified: "  # how notes begin that comparisons depend on
 _MOST_VERDICTS = 12
 _WEIGHTS = {"impressions": "impressions", "clicks": "clicks", "groups": "each group alike"}
 
@@ -230,7 +232,7 @@ def _slice_picture(summaries: Summaries, column: str, names: Sequence[str], name
         ]
         rows_of_hour = {hour: summaries.num_rows(one) for hour, one in hours.items()}
         caption = f"AUC over the rows of each hour, of all days together. Bands are {band}."
-        return [Picture(plot_by_hour(lines, rows_of_hour, name=name), caption)]
+        return [Picture(partial(plot_by_hour, lines, rows_of_hour, name=name), caption)]
     caption = f"AUC of each value of {column}. Lines are {band}."
     if len(drawn) > MOST_VALUES_DRAWN:
         caption += f" Drawn are the {MOST_VALUES_DRAWN} values with the most rows, of {len(drawn)}."
@@ -244,11 +246,14 @@ def _slice_picture(summaries: Summaries, column: str, names: Sequence[str], name
     ]
     values = [value_of(one) for one in drawn]
     num_rows = [summaries.num_rows(one) for one in drawn]
-    return [Picture(plot_values(lines, values, num_rows, "AUC", name), caption)]
+    return [Picture(partial(plot_values, lines, values, num_rows, "AUC", name), caption)]
 
 
-def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
-    """Verdicts and intervals over all rows, then by slice."""
+def comparison_sections(comparisons: Sequence[Comparison], notes: Sequence[str] = ()) -> list[Section]:
+    """Verdicts and intervals over all rows, then by slice.
+
+    What ``notes`` call unverified stands above the verdicts: they hold only if it is so.
+    """
     if not comparisons:
         return []
     overall = [one for one in comparisons if one.slice == "all"]
@@ -260,7 +265,8 @@ def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
             gauc = next((one.metric for one in said if one.metric.startswith("gauc[user,period")), "")
             gauc = gauc or next((one.metric for one in said if one.metric.startswith("gauc[")), "")
             said = [one for one in said if one.metric in ("auc", gauc)]
-        verdicts = [one.verdict for one in said]
+        verdicts = [note for note in notes if note.startswith(UNVERIFIED)]
+        verdicts += [one.verdict for one in said]
         panels: dict[str, list[Interval]] = {}
         for one in chosen:
             if not math.isnan(one.lower):
@@ -275,8 +281,8 @@ def comparison_sections(comparisons: Sequence[Comparison]) -> list[Section]:
             caption = (
                 "Drawn strong where the uncorrected 95% interval misses 0. Each metric has its own scale."
             )
-            svg = plot_intervals(panels, "difference, with its 95% interval")
-            pictures.append(Picture(svg, caption))
+            draw = partial(plot_intervals, panels, "difference, with its 95% interval")
+            pictures.append(Picture(draw, caption))
         sections.append(Section("Are the differences real?", _COMPARISON_TEXT, verdicts, pictures=pictures))
         sections.append(Section("All tests", tables=[_test_table(overall)], folded=True))
     by_column: dict[str, list[Comparison]] = {}
@@ -312,7 +318,8 @@ def _slice_comparison_sections(column: str, found: list[Comparison], name: str) 
         )
         if len(largest) > MOST_VALUES_DRAWN:
             caption += f" Drawn are the {MOST_VALUES_DRAWN} values with the most rows, of {len(largest)}."
-        pictures.append(Picture(plot_intervals(panels, "difference in AUC", name, beside=True), caption))
+        draw = partial(plot_intervals, panels, "difference in AUC", name, beside=True)
+        pictures.append(Picture(draw, caption))
     words = "hour of the day" if column == "hour" else column
     return [
         Section(f"Differences by {words}", points=points, pictures=pictures),
@@ -383,7 +390,7 @@ def reliability_sections(summaries: Summaries) -> list[Section]:
     caption = "Each point is a bin of rows. Below the diagonal a model promises more clicks than come."
     if any(one.num_seeds > 1 for _, one in summaries.items()):
         caption += " Mean over the seeds, bands one standard deviation."
-    return [Section("Calibration", pictures=[Picture(plot_reliability(lines), caption)])]
+    return [Section("Calibration", pictures=[Picture(partial(plot_reliability, lines), caption)])]
 
 
 def note_sections(notes: Sequence[str]) -> list[Section]:

@@ -224,12 +224,13 @@ def test_help_names_every_option_and_loads_no_heavy_library():
         assert "--" + field.name.replace("_", "-") in found.stdout
 
 
-def test_an_evaluation_loads_neither_torch_nor_sklearn_nor_pandas(folder, tmp_path):
+def test_an_evaluation_loads_no_torch_sklearn_pandas_and_without_a_page_no_matplotlib(folder, tmp_path):
     code = (
         "import sys; from graphrec import cli\n"
         f"status = cli.main(['evaluate', {str(folder / 'p.parquet')!r}, '--quiet', '--resamples', '20', "
         f"'--json', {str(tmp_path / 'e.json')!r}])\n"
-        "print(status, [name for name in ('torch', 'sklearn', 'pandas') if name in sys.modules])"
+        "heavy = ('torch', 'sklearn', 'pandas', 'matplotlib')\n"
+        "print(status, [name for name in heavy if name in sys.modules])"
     )
     found = start([sys.executable, "-c", code])
     assert found.stdout.strip() == "0 []", found.stderr

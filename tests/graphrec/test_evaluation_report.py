@@ -1,14 +1,17 @@
 """The report shows the figures and tests that it is given, and writes them whole."""
 
+import io
 import json
 import math
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from graphrec.evaluation import Comparison, Figure
-from graphrec.evaluation.page import render_html, render_markdown
+from graphrec.evaluation import Comparison, Figure, report_sections
+from graphrec.evaluation.page import print_page, render_html, render_markdown
 from graphrec.evaluation.report import (
     ReportPaths,
     build_page,
@@ -90,6 +93,55 @@ def test_each_slicing_column_has_a_picture_and_a_table_of_every_value_and_model(
         (picture,) = section(page, title).pictures
         assert "new" in picture.svg
     assert "1" in re.findall(r">([^<>]+)</text>", section(page, "By tab").pictures[0].svg)
+
+
+def test_pictures_are_drawn_where_they_are_looked_at(evaluation, tmp_path, monkeypatch):
+    drawn = []
+    plots = ("plot_by_hour", "plot_values", "plot_intervals", "plot_reliability")
+    for plot in plots:
+        monkeypatch.setattr(
+            report_sections, plot, lambda *_, plot=plot, **__: drawn.append(plot) or "<svg></svg>"
+        )
+    write_report(evaluation, ReportPaths(json=tmp_path / "e.json", markdown=tmp_path / "e.md"))
+    print_page(evaluation_page(evaluation), Console(file=io.StringIO()))
+    assert drawn == []
+    write_report(evaluation, ReportPaths(html=tmp_path / "e.html"))
+    assert set(drawn) == set(plots)
+    assert len(drawn) == 6  # each once
+
+
+def test_names_beyond_matplotlibs_font_are_in_the_pictures(recwarn):
+    page = evaluation_page(invented_evaluation(("模型", "हिन्दी", "old")))
+    html = render_html(page)
+    assert all(re.search(f">[^<]*{name}[^<]*</text>", html) for name in ("模型", "हिन्दी"))
+    assert not recwarn.list
+
+
+def test_rows_clicks_and_users_stand_above_the_first_table(page):
+    stream = io.StringIO()
+    print_page(page, Console(file=stream, width=200))
+    above = stream.getvalue().partition("All rows")[0]
+    assert "rows 24,000, clicks 6,000, users 1,234" in above
+    above = render_markdown(page).partition("## ")[0]
+    assert "- rows: 24,000\n- clicks: 6,000\n- users: 1,234\n" in above
+    above = render_html(page).partition("<table")[0]
+    assert [above.count(value) > 0 for value in ("24,000", "6,000", "1,234")] == [True] * 3
+
+
+def test_what_is_unverified_stands_above_the_verdicts(evaluation):
+    note = "unverified: b.csv shares no column; the order alone matches its rows"
+    page = evaluation_page(replace(evaluation, notes=(*evaluation.notes, note)))
+    real = section(page, "Are the differences real?")
+    assert real.points[0] == note
+    assert len(real.points) == 3
+    stream = io.StringIO()
+    print_page(page, Console(file=stream, width=200))
+    html, markdown = (
+        text.partition("Are the differences real?")[2].partition("All tests")[0]
+        for text in (render_html(page), render_markdown(page))
+    )
+    for text in (stream.getvalue().partition("Are the differences real?")[2], html, markdown):
+        assert note in text
 
 
 def test_tests_by_user_are_told_and_all_tests_are_in_the_table(page, evaluation):
