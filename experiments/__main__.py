@@ -1,4 +1,4 @@
-"""Command line: ``python -m experiments demo | main | controls | report | readme``."""
+"""Command line: ``python -m experiments demo | main | controls | baselines | report | readme``."""
 
 import os
 import sys
@@ -10,12 +10,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 TABLES = {
     "main": "The main table: five test days, three seeds",
     "controls": "Ablations and a negative control: the last test day, one seed",
+    "baselines": "Baselines without a graph: the last test day, one seed",
 }
 USAGE = """usage: python -m experiments COMMAND [OPTIONS]
 
   demo     the last test day of KuaiRand-Pure, one seed
   main     five test days, three seeds
   controls LSTTM without some of its parts, in the paper's form, and on shuffled times
+  baselines the paper's baselines beside DeepFM and boosted trees: the last test day, one seed
   report   the page of a table that has been run: --table NAME
   readme   put the tables into README.md
 
@@ -53,7 +55,12 @@ def main(arguments: list[str]) -> int:
 
         update_readme(Path("README.md"), RESULTS, TABLES)
         return 0
-    named = {"demo": config.demo, "main": config.MainConfig, "controls": config.controls}
+    named = {
+        "demo": config.demo,
+        "main": config.MainConfig,
+        "controls": config.controls,
+        "baselines": config.baselines,
+    }
     if command not in named:
         print(f"no command {command!r}\n\n{USAGE}", file=sys.stderr)
         return 2
@@ -64,7 +71,7 @@ def main(arguments: list[str]) -> int:
             default=named[command](),
             args=[argument for argument in rest if argument not in flags],
             description="Besides the options below: --resume keeps what an earlier run has finished and "
-            "goes on from its last checkpoint; --fresh deletes it (main and controls do not unasked).",
+            "goes on from its last checkpoint; --fresh deletes it (the others than the demo do not unasked).",
         )
         work = Path("runs") / chosen.table
         finished = len(list((work / "parts").glob("*.json")))

@@ -12,6 +12,10 @@ from graphrec.training.online import OnlineConfig, UpdateForm
 
 TEST_DAYS = ("2022-05-04", "2022-05-05", "2022-05-06", "2022-05-07", "2022-05-08")
 VALIDATION_DAY = "2022-05-03"
+SEQUENCES = {  # behaviours (domain, behaviour) of which a sequence of past events is made
+    "internal": (("internal", "click"),),
+    "external": (("external", "click"), ("early", "long_watch")),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +41,22 @@ class LSTTMConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFMConfig:
-    """DeepFM on the same fields, with or without past counts as dense features."""
+class BaselineConfig:
+    """A model without a graph on the same fields, with or without past counts as dense features.
 
+    Attributes:
+        model: which one; DIN needs sequences, and DeepFM takes them as further fields (+external).
+        past_counts: counts, rates and recencies as of the period's start.
+        sequences: past events that the model reads, out of "internal" and "external" (`SEQUENCES`).
+        sequence_length: the most recent events of a sequence.
+        channels: size of a field's vector.
+
+    """
+
+    model: Literal["FM", "NFM", "AutoInt", "DeepFM", "DIN"] = "DeepFM"
     past_counts: bool = False
+    sequences: tuple[str, ...] = ()
+    sequence_length: int = 30
     channels: int = 16
     hidden_channels: tuple[int, ...] = (128, 128)
     dropout: float = 0.3
@@ -48,7 +64,7 @@ class DeepFMConfig:
     online: OnlineConfig = OnlineConfig()
 
 
-ModelConfig = LSTTMConfig | DeepFMConfig | TreesConfig
+ModelConfig = LSTTMConfig | BaselineConfig | TreesConfig
 
 
 def lsttm() -> LSTTMConfig:
@@ -73,8 +89,8 @@ def lsttm_literal() -> LSTTMConfig:
 MODELS: dict[str, ModelConfig] = {
     "LSTTM": lsttm(),
     "boosted trees": TreesConfig(max_features=0.5),
-    "DeepFM + counts": DeepFMConfig(past_counts=True),
-    "DeepFM": DeepFMConfig(),
+    "DeepFM + counts": BaselineConfig(past_counts=True),
+    "DeepFM": BaselineConfig(),
 }
 
 EXTRA_MODELS: dict[str, ModelConfig] = {
@@ -85,6 +101,16 @@ EXTRA_MODELS: dict[str, ModelConfig] = {
     "LSTTM on shuffled times": replace(lsttm(), shuffle_times=True),
 }
 
+BASELINES: dict[str, ModelConfig] = {
+    "FM": BaselineConfig(model="FM"),
+    "NFM": BaselineConfig(model="NFM"),
+    "AutoInt": BaselineConfig(model="AutoInt"),
+    "DeepFM (+external)": BaselineConfig(sequences=("external",)),
+    "DIN+DeepFM (+external)": BaselineConfig(model="DIN", sequences=("internal", "external")),
+}
+
+ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MainConfig:
@@ -94,7 +120,7 @@ class MainConfig:
         table: name of the result files.
         test_days: local days; each is scored by models trained on all days before it.
         seeds: random seeds.
-        models: names out of ``MODELS`` and ``EXTRA_MODELS``.
+        models: names out of ``ALL_MODELS``.
         update_forms: online updates to show, out of "none", "union", "chained".
         period_hours: length of a period.
         long_term: the long-term module's training; each seed of the run is its random seed.
@@ -120,9 +146,9 @@ class MainConfig:
             date.fromisoformat(day)
         if self.period_hours < 1 or 24 % self.period_hours:
             raise ValueError(f"period_hours must divide 24, got {self.period_hours}")
-        unknown = set(self.models) - set(MODELS) - set(EXTRA_MODELS)
+        unknown = set(self.models) - set(ALL_MODELS)
         if unknown:
-            raise ValueError(f"no models {sorted(unknown)}; there are {[*MODELS, *EXTRA_MODELS]}")
+            raise ValueError(f"no models {sorted(unknown)}; there are {[*ALL_MODELS]}")
 
 
 def demo() -> MainConfig:
@@ -135,4 +161,12 @@ def controls() -> MainConfig:
     models = ("LSTTM", *EXTRA_MODELS)
     return MainConfig(
         table="controls", test_days=TEST_DAYS[-1:], seeds=(0,), models=models, update_forms=("none",)
+    )
+
+
+def baselines() -> MainConfig:
+    """Return the baselines of the paper beside DeepFM and boosted trees: the last test day, one seed."""
+    models = ("boosted trees", "DeepFM + counts", "DeepFM", *BASELINES)
+    return MainConfig(
+        table="baselines", test_days=TEST_DAYS[-1:], seeds=(0,), models=models, update_forms=("none",)
     )

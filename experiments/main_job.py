@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from experiments.config import EXTRA_MODELS, MODELS, LSTTMConfig, MainConfig, ModelConfig
+from experiments.config import ALL_MODELS, LSTTMConfig, MainConfig, ModelConfig
 from experiments.inputs import HOUR, MainInputs, load_inputs
 from experiments.paired_tests import figures_of_seed, pairwise_tests, write_tests
 from experiments.protocol import Scores, TestedDay, prepare_day, run_neural, run_trees
@@ -272,7 +272,7 @@ def _shown_name(model: str, form: str) -> str:
 
 
 def _model_config(name: str) -> ModelConfig:
-    return MODELS[name] if name in MODELS else EXTRA_MODELS[name]
+    return ALL_MODELS[name]
 
 
 def _full_configuration(config: MainConfig) -> dict[str, Any]:

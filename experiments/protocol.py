@@ -7,23 +7,24 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, nn
 
-from experiments.config import DeepFMConfig, LSTTMConfig
+from experiments.config import SEQUENCES, BaselineConfig, LSTTMConfig
 from experiments.inputs import MainInputs
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.events import EventLog
 from graph_builders.splits import day_bounds
 from graphrec.evaluation.replay import ReplayModel, replay
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
-from graphrec.models import LSTTM, DeepFMRanker
+from graphrec.models import LSTTM, AutoIntRanker, DeepFMRanker, DINRanker, FMRanker, NFMRanker
 from graphrec.models.inputs import ClickBatch
 from graphrec.models.trees import BoostedTrees, TreesConfig
-from graphrec.training.batches import ClickData, click_batches, click_loader
+from graphrec.training.batches import ClickData, ItemSequences, click_batches, click_loader
 from graphrec.training.long_term import LongTermSnapshots
 from graphrec.training.loop import TrainingPoint, predict, train
 from graphrec.training.online import OnlineUpdater, UpdateForm
@@ -138,15 +139,43 @@ def run_trees(day: TestedDay, config: TreesConfig, seed: int) -> Scores:
     return Scores(replay_day(day, TreesOnCounts(day, config, seed), day.end - day.start), [], 0)
 
 
+BASELINE_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "FM": FMRanker,
+    "NFM": NFMRanker,
+    "AutoInt": AutoIntRanker,
+    "DeepFM": DeepFMRanker,
+    "DIN": DINRanker,
+}
+
+
+def item_sequences(inputs: MainInputs, config: BaselineConfig) -> dict[str, ItemSequences]:
+    """Past events that a baseline reads. The graph holds later ones too; queries as of a period hide them."""
+    csrs = inputs.graph.csrs()
+    return {
+        name: ItemSequences(
+            csrs={
+                Relation(*relation).reverse_edge_type: csrs[Relation(*relation).reverse_edge_type]
+                for relation in SEQUENCES[name]
+                if Relation(*relation).reverse_edge_type in csrs
+            },
+            length=config.sequence_length,
+        )
+        for name in config.sequences
+    }
+
+
 def make_model(
-    config: LSTTMConfig | DeepFMConfig, data: ClickData, inputs: MainInputs, channels: int
+    config: LSTTMConfig | BaselineConfig, data: ClickData, inputs: MainInputs, channels: int
 ) -> nn.Module:
     """Build an untrained model for the batches of ``data``."""
     sizes = replace(inputs.sizes, dense=data.dense.shape[1] if config.past_counts else 0)
-    if isinstance(config, DeepFMConfig):
-        return DeepFMRanker(
-            sizes, channels=config.channels, hidden_channels=config.hidden_channels, dropout=config.dropout
-        )
+    if isinstance(config, BaselineConfig):
+        options: dict[str, Any] = {"channels": config.channels, "dropout": config.dropout}
+        if config.model != "FM":
+            options["hidden_channels"] = config.hidden_channels
+        if config.model in ("DIN", "DeepFM"):
+            options["sequences"] = config.sequences
+        return BASELINE_MODELS[config.model](sizes, **options)
     num_types = len(config.short_term_behaviors) * len(config.short_term_domains)
     return LSTTM(
         sizes,
@@ -166,7 +195,7 @@ def make_model(
 
 
 class NeuralOnDay:
-    """DeepFM or LSTTM on a test day: each form of online update is a model of its own after the fit.
+    """A neural model on a test day: each form of online update is a model of its own after the fit.
 
     All forms score the same batches, which are sampled once from the graph as of the period's start.
     """
@@ -174,7 +203,7 @@ class NeuralOnDay:
     def __init__(
         self,
         day: TestedDay,
-        config: LSTTMConfig | DeepFMConfig,
+        config: LSTTMConfig | BaselineConfig,
         seed: int,
         *,
         forms: tuple[UpdateForm, ...],
@@ -191,6 +220,8 @@ class NeuralOnDay:
             data = replace(
                 data, short_term=config.short_term, snapshots=snapshots if config.long_term else None
             )
+        elif config.sequences:
+            data = replace(data, sequences=item_sequences(day.inputs, config))
         self.data = data
         torch.manual_seed(seed)
         channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
@@ -242,7 +273,7 @@ class NeuralOnDay:
 
 def run_neural(
     day: TestedDay,
-    config: LSTTMConfig | DeepFMConfig,
+    config: LSTTMConfig | BaselineConfig,
     seed: int,
     *,
     forms: tuple[UpdateForm, ...],

@@ -15,6 +15,7 @@ from graphrec.evaluation.page import render_markdown
 SECTIONS = {  # of each table, what the README shows; the rest is on its page
     "main": ("All rows", "AUC by period of the day", "Are the differences real?"),
     "controls": ("All rows",),
+    "baselines": ("All rows",),
 }
 BENCHMARK_COMMAND = "python -m experiments.benchmarks.samplers"
 EVALUATION_BENCHMARK = "evaluation_benchmark.jsonl"

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.config import DeepFMConfig, LSTTMConfig, MainConfig, lsttm
+from experiments.config import BaselineConfig, LSTTMConfig, MainConfig, lsttm
 from experiments.inputs import HOUR, load_inputs
 from experiments.main_job import long_term_snapshots
 from experiments.protocol import prepare_day, run_neural, run_trees
@@ -258,7 +258,8 @@ def main_job(folder, work):
     }
     models = {
         "LSTTM": replace(lsttm(), optimizer=OPTIMIZER),
-        "DeepFM": DeepFMConfig(past_counts=True, optimizer=OPTIMIZER),
+        "DeepFM": BaselineConfig(past_counts=True, optimizer=OPTIMIZER),
+        "DIN": BaselineConfig(model="DIN", sequences=("internal", "external"), optimizer=OPTIMIZER),
     }
     for name, model in models.items():
         scores = run_neural(
@@ -277,7 +278,7 @@ def main_job(folder, work):
     return result
 
 
-SCORES = [f"{name}, {form}" for name in ("LSTTM", "DeepFM") for form in ("none", "union", "chained")]
+SCORES = [f"{name}, {form}" for name in ("LSTTM", "DeepFM", "DIN") for form in ("none", "union", "chained")]
 SCORES.append("trees, none")
 
 
