@@ -81,7 +81,7 @@ class SimulatorConfig:
     num_impressions: int = 200_000
     num_external_events: int = 300_000
     num_topics: int = 20
-    trend: float = 3.0
+    trend: float = 4.0
     external_interest: float = 0.8
     short_interest: float = 2.0
     lasting_interest: float = 0.9
@@ -105,7 +105,7 @@ class SimulatorConfig:
     popularity_exponent: float = 0.8
     initial_items: float = 0.7
     item_half_life_hours: float = 72.0
-    category_accuracy: float | None = 0.8
+    category_accuracy: float | None = 0.9
     segment_accuracy: float = 0.2
 
     def __post_init__(self) -> None:

@@ -224,7 +224,7 @@ def test_interests_and_fields(default):
     assert abs(told.mean() - (0.2 + 0.8 / config.num_topics)) < 0.02
     internal = default.item_table.head(config.num_items)
     category = internal["category"].str.strip_prefix("category_").cast(pl.Int64).to_numpy()
-    assert abs((category == world.item_topic).mean() - (0.8 + 0.2 / config.num_topics)) < 0.03
+    assert abs((category == world.item_topic).mean() - (0.9 + 0.1 / config.num_topics)) < 0.03
     assert default.item_table.tail(config.num_external_items)["category"].null_count() == (
         config.num_external_items
     )
