@@ -68,7 +68,7 @@ class Evaluation:
 def evaluate(
     source: Any,
     *,
-    against: Sequence[Any] = (),
+    against: Any = (),
     columns: ReadOptions | None = None,
     graph: "BehaviorGraph | str | Path | None" = None,
     k: int = 10,
@@ -96,7 +96,7 @@ def evaluate(
 
     Args:
         source: a path, several paths, a polars or pandas frame, a mapping of arrays, or `Predictions`.
-        against: further sources with other models' scores of the same rows.
+        against: one or several further sources with other models' scores of the same rows.
         columns: names of the columns, units and zone; guessed where they are not given.
         graph: a behaviour graph, or its folder, for slices by the length of the history before a row's time.
         k: length of the ranked list of NDCG@k and of the hit rate.
@@ -114,7 +114,7 @@ def evaluate(
     columns = columns if columns is not None else ReadOptions()
     report = progress if progress is not None else _no_progress
     if isinstance(source, Predictions):
-        if against or graph is not None:
+        if not (isinstance(against, tuple | list) and not against) or graph is not None:
             raise ValueError(
                 "against and graph need sources to read; put all scores and slices into Predictions"
             )

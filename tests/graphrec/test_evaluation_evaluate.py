@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -303,3 +304,12 @@ def test_progress_tells_the_slices_that_are_done():
     stages = [stage for stage, _, _ in told]
     assert stages.index("reading") < stages.index("figures")
     assert told[-1][1] == told[-1][2]
+
+
+def test_one_further_source_needs_no_list():
+    rows = simulated(60)
+    other = pl.DataFrame({"label": rows["label"], "other": 1 - rows["score"]})
+    columns = china(score=("score", "other"), user="")
+    found = evaluate(rows, against=other, columns=columns, num_resamples=0)
+    assert found.models == ("score", "other")
+    assert found.value("auc", model="other") == pytest.approx(1 - found.value("auc"))
