@@ -22,8 +22,8 @@ class SimulatorConfig:
     :math:`t_m`, and :math:`H_c(t)` is how hot the topic is; t counts whole hours. The strengths change
     labels, and ``external_interest`` external items; who is shown what, and when, stays as it is.
 
-    A pause of the trends is not a pause of chance: where few users are awake in an hour, who they are moves
-    the click rate of a topic too. More users, or a smaller ``return_rate``, make that less.
+    Without trends the click rates of topics still vary by who happens to be awake, the more the fewer users
+    there are in an hour and the more of them come again (``return_rate``).
 
     Attributes:
         random_seed: the key of all draws.
