@@ -141,6 +141,24 @@ def test_late_events_are_not_seen_before_they_are_known():
         assert found.item_id[found.item_row[found.mask]].tolist() == expected
 
 
+def test_events_at_time_zero_and_before_stand_before_the_padding():
+    """Padding comes last whatever the times are, also that of an edge type without any event."""
+    sizes_of_graph = {"num_rows": NUM_USERS + 1, "num_cols": NUM_ITEMS + 1, "row": "source"}
+    none = torch.zeros(2, 0, dtype=torch.int64)
+    index, time = torch.tensor([[3, 3, 3], [4, 5, 6]]), torch.tensor([0, -7, -9])
+    csrs = {
+        REVERSE[True]: TemporalCSR.from_edge_index(none, none[0], **sizes_of_graph),
+        REVERSE[False]: TemporalCSR.from_edge_index(index, time, **sizes_of_graph),
+    }
+    data = data_of()
+    impressions = replace(data.impressions, user=torch.full_like(data.impressions.user, 3))
+    sequence = ItemSequences(csrs=csrs, length=4)
+    data = replace(data, impressions=impressions, sequences={"old": sequence})
+    found = collate(data, torch.tensor([519])).sequences["old"]
+    assert found.mask.tolist() == [[True, True, True, False]]
+    assert found.item_id[found.item_row[found.mask]].tolist() == [4, 5, 6]
+
+
 @pytest.mark.parametrize("name", ["DIN", "DeepFM"])
 def test_what_padding_holds_has_no_effect(name):
     data = data_of()
@@ -175,9 +193,10 @@ def test_a_user_without_past_is_scored_as_if_no_sequence_was_there(name):
 
 def test_pooled_fields_are_the_means_of_the_past_items():
     data = data_of()
-    batch = collate(data, torch.arange(200, 240))
+    batch = collate(data, torch.arange(20, 60))
     model = model_of("DeepFM", data.dense.shape[1])
     sequence = batch.sequences["external"]
+    assert set(sequence.mask.sum(dim=1).tolist()) >= {0, 1, 2, 4}
     pooled = model._mean_item(batch, "external")
     target = model.target(model.embed(batch)[0])
     for i in range(40):
