@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from graphrec.models.inputs import ClickBatch
 from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from graphrec.training.parameters import embedding_tables
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +51,9 @@ class TrainingPoint:
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Make the optimiser of the paper or AdamW, with groups for dense weights and embedding tables."""
-    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    dense = [p for p in model.parameters() if id(p) not in tables]
-    sparse = [p for p in model.parameters() if id(p) in tables]
+    tables = embedding_tables(model)
+    dense = [p for name, p in model.named_parameters() if name not in tables]
+    sparse = list(tables.values())
     groups = [
         {"params": dense, "lr": config.learning_rate, "weight_decay": config.weight_decay},
         {
@@ -65,7 +68,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     return torch.optim.AdamW(groups)
 
 
-def click_loss(model: nn.Module, batch: ClickBatch) -> torch.Tensor:
+def click_loss(model: Callable[[ClickBatch], torch.Tensor], batch: ClickBatch) -> torch.Tensor:
     """Binary cross entropy of clicked and unclicked impressions: LSTTM equation (7)."""
     return functional.binary_cross_entropy_with_logits(model(batch), batch.label)
 
@@ -97,6 +100,54 @@ def train(
         checkpoint_every: steps between checkpoints.
         log_every: steps that a point of the curve averages.
         on_step: called with (steps done, steps in all), for progress.
+
+    """
+
+    def backward(batch: Any) -> torch.Tensor:  # anything that can be moved and that click_loss takes
+        loss = click_loss(model, batch.to(device))
+        loss.backward()
+        return loss.detach()
+
+    return train_steps(
+        model,
+        batches,
+        backward,
+        num_batches=num_batches,
+        config=config,
+        device=device,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        on_step=on_step,
+    )
+
+
+def train_steps(
+    model: nn.Module,
+    batches: Callable[[int, int], Iterable[Batch]],
+    backward: Callable[[Batch], torch.Tensor],
+    *,
+    num_batches: int,
+    config: OptimizerConfig,
+    device: torch.device,
+    checkpoint: Path | None,
+    checkpoint_every: int,
+    log_every: int,
+    on_step: Callable[[int, int], None] | None,
+) -> list[TrainingPoint]:
+    """Take the optimiser, schedule and checkpoints of :func:`train` through batches of any kind.
+
+    Args:
+        model: fitted in place, left in evaluation mode.
+        batches: as in :func:`train`.
+        backward: sets the parameters' ``grad`` for a batch and returns its loss without a graph.
+        num_batches: batches an epoch.
+        config: optimiser and schedule.
+        device: where the model lies.
+        checkpoint: file to write and to resume from.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps that a point of the curve averages.
+        on_step: called with (steps done, steps in all).
 
     """
     optimizer = make_optimizer(model, config)
@@ -133,10 +184,8 @@ def train(
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * (1 - step / total) if config.decay else rate
             optimizer.zero_grad(set_to_none=True)
-            loss = click_loss(model, batch.to(device))
-            loss.backward()
+            loss_sum = loss_sum + backward(batch)
             optimizer.step()
-            loss_sum = loss_sum + loss.detach()
             step += 1
             if step % log_every == 0:
                 mean = loss_sum.item() / log_every

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from graphrec.models.inputs import ClickBatch
+from graphrec.training.parameters import descent_rates
 
 UpdateForm = Literal["none", "union", "chained"]
 
@@ -21,8 +22,7 @@ class OnlineConfig:
         form: "none"; "union": one gradient step from the day's checkpoint over all former periods of the day
             (LSTTM, sections 4 and 5.4.1); "chained": one step a period, each on top of the last.
         learning_rate: of plain gradient descent for the dense layers.
-        embedding_learning_rate: for the embedding tables. The mean loss reaches a row of a table through a
-            few impressions only, so it takes a far larger rate than the dense layers to move at all.
+        embedding_learning_rate: for the embedding tables, which take a far larger rate to move at all.
 
     """
 
@@ -42,12 +42,13 @@ class OnlineUpdater:
         if config.form not in get_args(UpdateForm):
             raise ValueError(f"form must be one of {get_args(UpdateForm)}, got {config.form!r}")
         self.model, self.config, self.device = model, config, device
-        tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         self.parameters = list(model.parameters())
-        self.rates = [
-            config.embedding_learning_rate if id(p) in tables else config.learning_rate
-            for p in self.parameters
-        ]
+        rates = descent_rates(
+            model,
+            learning_rate=config.learning_rate,
+            embedding_learning_rate=config.embedding_learning_rate,
+        )
+        self.rates = list(rates.values())
         self.checkpoint = [p.detach().clone() for p in self.parameters]
         self.gradient_sum = [torch.zeros_like(p) for p in self.parameters]
         self.num_rows = 0

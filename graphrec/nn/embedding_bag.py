@@ -1,0 +1,115 @@
+"""Weighted sums of table rows that can be differentiated twice, which torch's ``embedding_bag`` cannot.
+
+Axis letters: D bags, K values of a bag, N rows of the table, C channels.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+
+def weighted_bags(
+    index: Int[Tensor, "num_bags bag_size"],
+    table: Float[Tensor, "num_rows channels"],
+    weight: Float[Tensor, "num_bags bag_size"],
+) -> Float[Tensor, "num_bags channels"]:
+    r"""Return :math:`y_d = \sum_k w_{dk} T_{i_{dk}}` for each bag, without a (D, K, C) tensor.
+
+    The same numbers as ``embedding_bag(index, table, mode="sum", per_sample_weights=weight)``. With respect
+    to one another, this sum, its transpose and the inner product below are each other's derivatives, so
+    derivatives of any order exist.
+    """
+    return _apply(_Sum, table, weight, _Bags(index, len(table)))
+
+
+class _Bags:
+    """Which rows lie in which bag, and the other way round."""
+
+    def __init__(self, index_DK: Tensor, num_rows: int) -> None:
+        self.index, self.num_rows = index_DK, num_rows
+
+    @cached_property
+    def transposed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the slots (D * K) in the order of their rows, each slot's bag, and where each row begins."""
+        row, slot = self.index.flatten().sort(stable=True)
+        bag = slot // max(self.index.shape[1], 1)
+        return slot, bag, torch.searchsorted(row, torch.arange(self.num_rows, device=row.device))
+
+
+def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
+    result: Tensor = function.apply(*inputs)
+    return result
+
+
+class _Sum(torch.autograd.Function):
+    """y_d = sum_k w_dk T_i."""
+
+    @staticmethod
+    def forward(table_NC: Tensor, weight_DK: Tensor, bags: _Bags) -> Tensor:
+        return functional.embedding_bag(
+            bags.index, table_NC.contiguous(), mode="sum", per_sample_weights=weight_DK.contiguous()
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.bags = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient_DC: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        table, weight = ctx.saved_tensors
+        return (
+            _apply(_TransposedSum, gradient_DC, weight, ctx.bags) if ctx.needs_input_grad[0] else None,
+            _apply(_InnerProduct, gradient_DC, table, ctx.bags) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+class _TransposedSum(torch.autograd.Function):
+    """z_n = sum of w_dk x_d over the slots with i_dk = n."""
+
+    @staticmethod
+    def forward(x_DC: Tensor, weight_DK: Tensor, bags: _Bags) -> Tensor:
+        slot, bag, first = bags.transposed
+        weight = weight_DK.reshape(-1)[slot]
+        return functional.embedding_bag(bag, x_DC.contiguous(), first, mode="sum", per_sample_weights=weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.bags = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient_NC: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        return (
+            _apply(_Sum, gradient_NC, weight, ctx.bags) if ctx.needs_input_grad[0] else None,
+            _apply(_InnerProduct, x, gradient_NC, ctx.bags) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+class _InnerProduct(torch.autograd.Function):
+    """p_dk = <x_d, T_i>."""
+
+    @staticmethod
+    def forward(x_DC: Tensor, table_NC: Tensor, bags: _Bags) -> Tensor:
+        return torch.bmm(functional.embedding(bags.index, table_NC), x_DC[:, :, None])[..., 0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.bags = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient_DK: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, table = ctx.saved_tensors
+        return (
+            _apply(_Sum, table, gradient_DK, ctx.bags) if ctx.needs_input_grad[0] else None,
+            _apply(_TransposedSum, x, gradient_DK, ctx.bags) if ctx.needs_input_grad[1] else None,
+            None,
+        )
