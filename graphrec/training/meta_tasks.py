@@ -24,8 +24,7 @@ class MetaConfig:
         support: rows of a task's former period at most (paper: 128).
         query: rows of its latter period at most (paper: 128).
         least_rows: a period with fewer rows joins the next one, so this is also the least size of both sets.
-        num_user_groups: tasks of one user group each (the paper's finer tasks), groups from
-            :func:`cluster_users`; 1 for tasks of all users.
+        num_user_groups: more than 1 for tasks of one user group each, the paper's finer tasks.
         inner_steps: steps of plain gradient descent on the support loss.
         learning_rate: of the inner steps for dense weights (paper: 0.01).
         embedding_learning_rate: of the inner steps for embedding tables (the paper has 0.01 here, too).
@@ -91,7 +90,8 @@ class MetaTasks:
         data: what the batches are cut from.
         rows: impressions to train on.
         config: sizes.
-        user_group: a group for each user row of the graph, or None: tasks of all users.
+        user_group: a group for each user row of the graph; default :func:`cluster_users` where the
+            configuration asks for several groups.
         utc_offset: local time minus UTC in the unit of ``data.as_of``, for local days and hours.
         random_seed: keys the order of rows and tasks, with the epoch.
         prefetch: batches prepared ahead in one thread.
@@ -113,6 +113,8 @@ class MetaTasks:
         prefetch: int = 2,
     ) -> None:
         self.data, self.config, self.random_seed, self.prefetch = data, config, random_seed, prefetch
+        if user_group is None and config.num_user_groups > 1:
+            user_group = cluster_users(data.user_fields, config.num_user_groups, random_seed=random_seed)
         as_of = data.as_of[rows].numpy()
         group = (
             np.zeros_like(as_of) if user_group is None else user_group[data.impressions.user[rows]].numpy()

@@ -17,6 +17,7 @@ from graphrec.training.loop import OptimizerConfig, click_loss, make_optimizer
 from graphrec.training.meta import OUTER_OPTIMIZER, adapted_loss, meta_backward, task_gradient, train_meta
 from graphrec.training.meta_tasks import MetaConfig, MetaTask, MetaTasks
 from graphrec.training.parameters import descent_rates, embedding_tables
+from tests.graphrec import test_models_baselines as baselines
 from tests.graphrec.test_online import as_double
 from tests.graphrec.toy_data import (
     DAY,
@@ -145,6 +146,24 @@ def test_touched_rows_give_what_all_rows_give(model, task, order, inner_steps):
     assert sum(len(row) for row in found.row.values()) < sum(len(t) for t in embedding_tables(model).values())
     torch.testing.assert_close(found.loss, loss.detach(), rtol=1e-12, atol=0)
     assert_close(full(model, found), expected)
+
+
+@pytest.mark.parametrize("name", baselines.MODELS)
+@pytest.mark.parametrize("order", [1, 2])
+def test_every_baseline_has_its_gradient(name, order):
+    def batch(rows):
+        found = collate(baselines.DATA, rows)
+        columns = ("dense", "label", "long_user", "long_item")
+        return replace(found, **{column: getattr(found, column).double() for column in columns})
+
+    model = baselines.widened(baselines.make(name)).double()
+    task = MetaTask(batch(torch.arange(300, 317)), batch(torch.arange(400, 423)))
+    config = replace(CONFIG, order=order)
+    found = task_gradient(model, task, config)
+    loss, expected = dense_gradient(model, task, config)
+    assert set(found.row) == set(embedding_tables(model))
+    torch.testing.assert_close(found.loss, loss.detach(), rtol=1e-12, atol=0)
+    assert_close(full(model, found), expected, tolerance=1e-11)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -190,6 +190,14 @@ def test_tasks_of_user_groups_hold_one_group_each(data):
     assert sorted(set(range(520)) - set(seen)) == sorted(first)
 
 
+def test_user_groups_are_clusters_by_default(data):
+    rows, config = torch.arange(520), replace(CONFIG, num_user_groups=3)
+    group = cluster_users(data.user_fields, 3, random_seed=5)
+    assert len(group.unique()) == 3
+    given = MetaTasks(data, rows, CONFIG, user_group=group, random_seed=5)
+    assert same_rows(MetaTasks(data, rows, config, random_seed=5).plan(0), given.plan(0))
+
+
 def first_rows(data, rows):
     """Rows of the first periods of a group, until there are enough of them."""
     for end in range(HOUR, NUM_DAYS * DAY, HOUR):
