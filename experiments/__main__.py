@@ -1,4 +1,4 @@
-"""Command line: ``python -m experiments demo | main | controls | baselines | report | readme``."""
+"""Command line: ``python -m experiments demo | main | controls | baselines | meta | report | readme``."""
 
 import os
 import sys
@@ -18,6 +18,7 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   main     five test days, three seeds
   controls LSTTM without some of its parts, in the paper's form, and on shuffled times
   baselines the paper's baselines beside DeepFM and boosted trees: the last test day, one seed
+  meta     LSTTM and DeepFM with and without temporal MAML: the last test day, one seed
   report   the page of a table that has been run: --table NAME
   readme   put the tables into README.md
 
@@ -60,6 +61,7 @@ def main(arguments: list[str]) -> int:
         "main": config.MainConfig,
         "controls": config.controls,
         "baselines": config.baselines,
+        "meta": config.meta,
     }
     if command not in named:
         print(f"no command {command!r}\n\n{USAGE}", file=sys.stderr)

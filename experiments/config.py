@@ -8,6 +8,7 @@ from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
 from graphrec.training.long_term import LongTermConfig
 from graphrec.training.loop import OptimizerConfig
+from graphrec.training.meta_tasks import MetaConfig
 from graphrec.training.online import OnlineConfig, UpdateForm
 
 TEST_DAYS = ("2022-05-04", "2022-05-05", "2022-05-06", "2022-05-07", "2022-05-08")
@@ -20,7 +21,10 @@ SEQUENCES = {  # behaviours (domain, behaviour) of which a sequence of past even
 
 @dataclass(frozen=True, kw_only=True)
 class LSTTMConfig:
-    """LSTTM and its named options beyond the paper; the defaults were chosen on the validation day."""
+    """LSTTM and its named options beyond the paper; the defaults were chosen on the validation day.
+
+    With ``meta`` it is trained by temporal MAML, with ``optimizer`` outside, and otherwise on plain batches.
+    """
 
     long_term: bool = True
     past_counts: bool = True
@@ -37,6 +41,7 @@ class LSTTMConfig:
     hidden_channels: tuple[int, ...] = (128, 128)
     dropout: float = 0.3
     optimizer: OptimizerConfig = OptimizerConfig()
+    meta: MetaConfig | None = None
     online: OnlineConfig = OnlineConfig()
 
 
@@ -50,6 +55,7 @@ class BaselineConfig:
         sequences: past events that the model reads, out of "internal" and "external" (`SEQUENCES`).
         sequence_length: the most recent events of a sequence.
         channels: size of a field's vector.
+        meta: temporal MAML's tasks and inner step; None trains on plain batches.
 
     """
 
@@ -61,6 +67,7 @@ class BaselineConfig:
     hidden_channels: tuple[int, ...] = (128, 128)
     dropout: float = 0.3
     optimizer: OptimizerConfig = OptimizerConfig()
+    meta: MetaConfig | None = None
     online: OnlineConfig = OnlineConfig()
 
 
@@ -101,6 +108,11 @@ EXTRA_MODELS: dict[str, ModelConfig] = {
     "LSTTM on shuffled times": replace(lsttm(), shuffle_times=True),
 }
 
+META: dict[str, ModelConfig] = {
+    "LSTTM, temporal MAML": replace(lsttm(), meta=MetaConfig(order=1)),
+    "DeepFM + counts, temporal MAML": BaselineConfig(past_counts=True, meta=MetaConfig()),
+}
+
 BASELINES: dict[str, ModelConfig] = {
     "FM": BaselineConfig(model="FM"),
     "NFM": BaselineConfig(model="NFM"),
@@ -109,7 +121,7 @@ BASELINES: dict[str, ModelConfig] = {
     "DIN+DeepFM (+external)": BaselineConfig(model="DIN", sequences=("internal", "external")),
 }
 
-ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES}
+ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES, **META}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,3 +182,9 @@ def baselines() -> MainConfig:
     return MainConfig(
         table="baselines", test_days=TEST_DAYS[-1:], seeds=(0,), models=models, update_forms=("none",)
     )
+
+
+def meta() -> MainConfig:
+    """Return LSTTM and DeepFM with and without temporal MAML: the last test day, one seed."""
+    models = ("LSTTM, temporal MAML", "LSTTM", "DeepFM + counts, temporal MAML", "DeepFM + counts")
+    return MainConfig(table="meta", test_days=TEST_DAYS[-1:], seeds=(0,), models=models)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.config import SEQUENCES, BaselineConfig, LSTTMConfig
-from experiments.inputs import MainInputs
+from experiments.inputs import HOUR, MainInputs
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.events import EventLog
 from graph_builders.splits import day_bounds
@@ -27,6 +27,8 @@ from graphrec.models.trees import BoostedTrees, TreesConfig
 from graphrec.training.batches import ClickData, ItemSequences, click_batches, click_loader
 from graphrec.training.long_term import LongTermSnapshots
 from graphrec.training.loop import TrainingPoint, predict, train
+from graphrec.training.meta import train_meta
+from graphrec.training.meta_tasks import MetaTasks
 from graphrec.training.online import OnlineUpdater, UpdateForm
 from graphrec.training.scaling import QuantileScaler
 from samplers import EdgeType, TemporalCSR
@@ -214,6 +216,7 @@ class NeuralOnDay:
     ) -> None:
         self.config, self.seed, self.forms, self.device = config, seed, forms, device
         self.checkpoint, self.on_step = checkpoint, on_step
+        self.utc_offset = int(day.inputs.tables.utc_offset_hours * HOUR)
         self.graphs = ShortTermGraphs(day, config) if isinstance(config, LSTTMConfig) else None
         data = day.data if config.past_counts else replace(day.data, dense=day.data.dense[:, :0])
         if isinstance(config, LSTTMConfig):
@@ -233,19 +236,32 @@ class NeuralOnDay:
     def fit(self, past: Past) -> None:
         """Train on the impressions before the day, and give each form of update its copy."""
         data = self.data.with_graph(self.graphs.before_day() if self.graphs else None)
-        config = self.config.optimizer
-        loader = click_loader(
-            data, row_numbers(past.rows), batch_size=config.batch_size, shuffle=True, random_seed=self.seed
-        )
-        self.curve = train(
-            self.model,
-            lambda epoch, start: loader.batches(epoch, start_batch=start),
-            num_batches=len(loader),
-            config=config,
-            device=self.device,
-            checkpoint=self.checkpoint,
-            on_step=self.on_step,
-        )
+        config, rows = self.config.optimizer, row_numbers(past.rows)
+        if self.config.meta is not None:
+            tasks = MetaTasks(data, rows, self.config.meta, utc_offset=self.utc_offset, random_seed=self.seed)
+            self.curve = train_meta(
+                self.model,
+                tasks.batches,
+                num_batches=len(tasks),
+                meta=self.config.meta,
+                config=config,
+                device=self.device,
+                checkpoint=self.checkpoint,
+                on_step=self.on_step,
+            )
+        else:
+            loader = click_loader(
+                data, rows, batch_size=config.batch_size, shuffle=True, random_seed=self.seed
+            )
+            self.curve = train(
+                self.model,
+                lambda epoch, start: loader.batches(epoch, start_batch=start),
+                num_batches=len(loader),
+                config=config,
+                device=self.device,
+                checkpoint=self.checkpoint,
+                on_step=self.on_step,
+            )
         self.updaters = {
             form: OnlineUpdater(
                 copy.deepcopy(self.model), replace(self.config.online, form=form), device=self.device

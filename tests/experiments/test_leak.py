@@ -21,6 +21,7 @@ from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import click_loader, collate, rows_between
 from graphrec.training.long_term import LongTermConfig, train_long_term
 from graphrec.training.loop import OptimizerConfig, predict, train
+from graphrec.training.meta_tasks import MetaConfig
 from samplers import (
     EventHistorySampler,
     MultiHopSampler,
@@ -239,6 +240,7 @@ DAY_NAME = "2022-05-04"
 START, END = day_bounds(DAY_NAME, utc_offset_hours=8, time_resolution="ms")
 LONG_TERM = LongTermConfig(num_walks=64, first_steps=4, steps=2, num_neighbors=4)
 OPTIMIZER = OptimizerConfig(epochs=1, batch_size=128)
+TASKS = MetaConfig(num_tasks=2, support=32, query=32, least_rows=8)
 
 
 def main_job(folder, work):
@@ -259,6 +261,7 @@ def main_job(folder, work):
     models = {
         "LSTTM": replace(lsttm(), optimizer=OPTIMIZER),
         "DeepFM": BaselineConfig(past_counts=True, optimizer=OPTIMIZER),
+        "MAML": BaselineConfig(past_counts=True, optimizer=OPTIMIZER, meta=TASKS),
         "DIN": BaselineConfig(model="DIN", sequences=("internal", "external"), optimizer=OPTIMIZER),
     }
     for name, model in models.items():
@@ -278,7 +281,9 @@ def main_job(folder, work):
     return result
 
 
-SCORES = [f"{name}, {form}" for name in ("LSTTM", "DeepFM", "DIN") for form in ("none", "union", "chained")]
+SCORES = [
+    f"{name}, {form}" for name in ("LSTTM", "DeepFM", "MAML", "DIN") for form in ("none", "union", "chained")
+]
 SCORES.append("trees, none")
 
 
