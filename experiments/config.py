@@ -13,10 +13,6 @@ from graphrec.training.online import OnlineConfig, UpdateForm
 
 TEST_DAYS = ("2022-05-04", "2022-05-05", "2022-05-06", "2022-05-07", "2022-05-08")
 VALIDATION_DAY = "2022-05-03"
-SEQUENCES = {  # behaviours (domain, behaviour) of which a sequence of past events is made
-    "internal": (("internal", "click"),),
-    "external": (("external", "click"), ("early", "long_watch")),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ class BaselineConfig:
     Attributes:
         model: which one; DIN needs sequences, and DeepFM takes them as further fields (+external).
         past_counts: counts, rates and recencies as of the period's start.
-        sequences: past events that the model reads, out of "internal" and "external" (`SEQUENCES`).
+        sequences: past events that the model reads, out of "internal" and "external".
         sequence_length: the most recent events of a sequence.
         channels: size of a field's vector.
         meta: temporal MAML's tasks and inner step; None trains on plain batches.

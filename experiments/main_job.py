@@ -24,7 +24,7 @@ import polars as pl
 import torch
 
 from experiments.config import ALL_MODELS, LSTTMConfig, MainConfig, ModelConfig
-from experiments.inputs import HOUR, MainInputs, load_inputs
+from experiments.inputs import MainInputs, load_inputs
 from experiments.paired_tests import figures_of_seed, pairwise_tests, write_tests
 from experiments.protocol import Scores, TestedDay, prepare_day, run_neural, run_trees
 from experiments.report import ReportPaths, build_report
@@ -37,16 +37,13 @@ from experiments.results_table import (
     write_predictions,
     write_run_record,
 )
-from graph_builders.splits import day_bounds
 from graphrec.evaluation import Comparison
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import rows_between
 from graphrec.training.long_term import LongTermSnapshots, train_long_term
 
 RESULTS = Path(__file__).parent / "results"
-LONG_TERM_BEHAVIORS = ("click", "like", "long_view", "long_watch")  # what users did, not what they were shown
 PACKAGES = ("torch", "numpy", "polars", "scikit-learn", "graphrec")
-DAY = 24 * HOUR
 
 OnStep = Callable[[int, int], None]
 
@@ -91,7 +88,7 @@ def run_main(
     _open_work(work, config, resume)
     with _bars(progress) as bar:
         with bar("loading the data and counting the past") as on_step:
-            inputs = load_inputs(config.period_hours * HOUR, config.data)
+            inputs = load_inputs(period_hours=config.period_hours, path=config.data)
         device = torch.device(config.device)
 
         @cache
@@ -125,15 +122,12 @@ def long_term_snapshots(
     inputs: MainInputs, config: MainConfig, seed: int, device: torch.device, work: Path, on_step: OnStep
 ) -> LongTermSnapshots:
     """Return the long-term vectors of a seed up to the last test day: trained once, then read."""
-    first = int(inputs.data.impressions.time.min())
-    offset = int(inputs.tables.utc_offset_hours * HOUR)
-    first_day = (first + offset) // DAY * DAY - offset
-    last_day = max(_bounds(inputs, day)[0] for day in config.test_days)
-    graph = inputs.graph.view(behaviors=LONG_TERM_BEHAVIORS).to(device)
+    last = max(inputs.bounds(day)[0] for day in config.test_days)
+    graph = inputs.long_term_graph().to(device)
     snapshots, losses = train_long_term(
         graph.csrs(),
         graph.num_nodes,
-        range(first_day, last_day + 1, DAY),
+        inputs.snapshot_times(last),
         replace(config.long_term, random_seed=seed),
         device=device,
         checkpoint=work / "long_term" / f"seed{seed}.pt",
@@ -162,7 +156,7 @@ def _run_part(
         part.seed,
         forms=config.update_forms,
         snapshots=snapshots,
-        period=config.period_hours * HOUR,
+        period=day.inputs.period,
         device=device,
         checkpoint=checkpoint,
         on_step=on_step,
@@ -182,7 +176,7 @@ def _write_part(work: Path, part: Part, day: TestedDay, scores: Scores, seconds:
             "label": shown.label.numpy().astype(np.int64),
             "user": shown.user.numpy(),
             "item": shown.item.numpy(),
-            "time": shown.time.numpy() // 1000,  # seconds
+            "time": shown.time.numpy() // day.inputs.units_per_second,
             **{f"score_{form}": score for form, score in scores.score.items()},
         }
     )
@@ -280,10 +274,6 @@ def _full_configuration(config: MainConfig) -> dict[str, Any]:
         **asdict(config),
         "model_configurations": {name: asdict(_model_config(name)) for name in config.models},
     }
-
-
-def _bounds(inputs: MainInputs, day: str) -> tuple[int, int]:
-    return day_bounds(day, utc_offset_hours=inputs.tables.utc_offset_hours, time_resolution="ms")
 
 
 def _open_work(work: Path, config: MainConfig, resume: bool) -> None:

@@ -14,11 +14,10 @@ import polars as pl
 import torch
 from torch import Tensor, nn
 
-from experiments.config import SEQUENCES, BaselineConfig, LSTTMConfig
-from experiments.inputs import HOUR, MainInputs
-from graph_builders.behavior_graph import Relation, build_behavior_graph
+from experiments.config import BaselineConfig, LSTTMConfig
+from experiments.inputs import MainInputs
+from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.events import EventLog
-from graph_builders.splits import day_bounds
 from graphrec.evaluation.replay import ReplayModel, replay
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, AutoIntRanker, DeepFMRanker, DINRanker, FMRanker, NFMRanker
@@ -52,7 +51,7 @@ class TestedDay:
 
 def prepare_day(inputs: MainInputs, name: str) -> TestedDay:
     """Cut the inputs at the end of a test day and fit the scaler on what came before it."""
-    start, end = day_bounds(name, utc_offset_hours=inputs.tables.utc_offset_hours, time_resolution="ms")
+    start, end = inputs.bounds(name)
     data = inputs.data
     # impressions come in the order of time: what lies before the day's end is a slice, and nothing is copied
     keep = slice(0, int((data.impressions.time < end).sum()))
@@ -102,8 +101,8 @@ def replay_day(day: TestedDay, model: ReplayModel, period: int) -> dict[str, np.
         rows,
         test_from=day.start,
         test_until=day.end,
-        period=period / 1000,
-        time_unit="ms",
+        period=period / day.inputs.units_per_second,
+        time_unit=day.inputs.tables.time_resolution,
         score="none",
     )
     names = [name for name in frame.columns if name not in (*rows, PERIOD_START)]
@@ -156,9 +155,9 @@ def item_sequences(inputs: MainInputs, config: BaselineConfig) -> dict[str, Item
     return {
         name: ItemSequences(
             csrs={
-                Relation(*relation).reverse_edge_type: csrs[Relation(*relation).reverse_edge_type]
-                for relation in SEQUENCES[name]
-                if Relation(*relation).reverse_edge_type in csrs
+                relation.reverse_edge_type: csrs[relation.reverse_edge_type]
+                for relation in inputs.sequences[name]
+                if relation.reverse_edge_type in csrs
             },
             length=config.sequence_length,
         )
@@ -178,7 +177,7 @@ def make_model(
         if config.model in ("DIN", "DeepFM"):
             options["sequences"] = config.sequences
         return BASELINE_MODELS[config.model](sizes, **options)
-    num_types = len(config.short_term_behaviors) * len(config.short_term_domains)
+    num_types = len(inputs.short_term_relations(config.short_term_domains, config.short_term_behaviors))
     return LSTTM(
         sizes,
         long_channels=channels if config.long_term else 0,
@@ -216,7 +215,7 @@ class NeuralOnDay:
     ) -> None:
         self.config, self.seed, self.forms, self.device = config, seed, forms, device
         self.checkpoint, self.on_step = checkpoint, on_step
-        self.utc_offset = int(day.inputs.tables.utc_offset_hours * HOUR)
+        self.utc_offset = day.inputs.utc_offset
         self.graphs = ShortTermGraphs(day, config) if isinstance(config, LSTTMConfig) else None
         data = day.data if config.past_counts else replace(day.data, dense=day.data.dense[:, :0])
         if isinstance(config, LSTTMConfig):
@@ -321,15 +320,13 @@ class ShortTermGraphs:
     """
 
     def __init__(self, day: TestedDay, config: LSTTMConfig) -> None:
-        self.events = day.events.filter(
-            pl.col("domain").cast(pl.String).is_in(config.short_term_domains)
-            & pl.col("behavior").cast(pl.String).is_in(config.short_term_behaviors)
+        self.relations = day.inputs.short_term_relations(
+            config.short_term_domains, config.short_term_behaviors
         )
-        self.relations = [
-            Relation(domain, behavior)
-            for domain in config.short_term_domains
-            for behavior in config.short_term_behaviors
-        ]
+        columns = [pl.col(name).cast(pl.String) for name in ("domain", "behavior")]
+        self.events = day.events.filter(
+            pl.concat_str(columns, separator="\n").is_in(["\n".join(part) for part in self.relations])
+        )
         tables = day.inputs.tables
         self.until = day.start
         before = self.events.filter(pl.col("time") < day.start)

@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 import torch
 
-from experiments.inputs import HOUR, ITEM_FIELDS, USER_FIELDS, load_inputs
+from experiments.data_kuairand import ITEM_FIELDS, USER_FIELDS
+from experiments.inputs import HOUR, load_inputs
 from graph_builders.datasets.kuairand import EARLY_FILE, ITEM_FILE, LOG_FILE
 from tests.experiments.kuairand_slice import sliced_log, write_slice
 
@@ -61,7 +62,7 @@ def test_as_of_is_the_start_of_the_local_hour(kuairand_inputs):
 
 
 def test_a_longer_period_has_its_own_start(tmp_path):
-    inputs = load_inputs(period=24 * HOUR, path=write_slice(tmp_path / "data", sliced_log()))
+    inputs = load_inputs(period_hours=24, path=write_slice(tmp_path / "data", sliced_log()))
     assert inputs.data.context.eq(0).all()  # the local day starts at midnight
     assert ((inputs.data.as_of + 8 * HOUR) % (24 * HOUR)).eq(0).all()
 

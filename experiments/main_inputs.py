@@ -1,0 +1,125 @@
+"""What every data set gives the experiments: impressions, fields, counts, graph, roles of relations."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from graph_builders.behavior_graph import BehaviorGraph, Relation
+from graph_builders.datasets import DatasetTables
+from graph_builders.events import UNITS_PER_SECOND
+from graph_builders.feature_table import FeatureTable
+from graph_builders.features import fit_fields
+from graph_builders.splits import Impressions, day_bounds
+from graphrec.models.inputs import InputSizes, NodeFields
+from graphrec.training.batches import ClickData
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MainInputs:
+    """A data set before any model; all lengths of time are in the unit of the data's times.
+
+    Attributes:
+        tables: as loaded.
+        data: impressions of the internal domain with fields, context and past counts (unscaled, with NaN).
+        feature_names: of ``data.dense``.
+        static: fields and contexts as plain numbers for the trees, and their names.
+        sizes: numbers of codes; ``dense`` is 0 until the counts are scaled.
+        graph: all events of all days; what a model gets of it is cut by time.
+        fingerprint: SHA-256 over the event log and the impressions.
+        period: length of a period; queries are as of its start.
+        window: length of a test window: a day, where not said otherwise.
+        snapshot_every: time between two snapshots of the long-term vectors.
+        roles: which relation plays the part of a configuration's (domain, behaviour), such as a view that is
+            to the external domain what a click is to the internal one; parts that nothing plays are left out.
+        sequences: relations of which the named sequences of past events are made ("internal", "external").
+        long_term_behaviors: what users did, not what they were shown: the edges of the long-term graph.
+
+    """
+
+    tables: DatasetTables
+    data: ClickData
+    feature_names: list[str]
+    static: Tensor
+    static_names: list[str]
+    sizes: InputSizes
+    graph: BehaviorGraph
+    fingerprint: str
+    period: int
+    window: int
+    snapshot_every: int
+    roles: Mapping[tuple[str, str], Relation]
+    sequences: Mapping[str, tuple[Relation, ...]]
+    long_term_behaviors: tuple[str, ...]
+
+    @property
+    def units_per_second(self) -> int:
+        """1 for seconds, 1000 for milliseconds."""
+        return UNITS_PER_SECOND[self.tables.time_resolution]
+
+    @property
+    def utc_offset(self) -> int:
+        """Local time minus UTC."""
+        return round(self.tables.utc_offset_hours * 3600 * self.units_per_second)
+
+    def bounds(self, name: str) -> tuple[int, int]:
+        """Return the first time of the test window that begins on an ISO date, and the first after it.
+
+        Raises:
+            ValueError: the window does not begin where a period begins.
+
+        """
+        tables = self.tables
+        start, _ = day_bounds(
+            name, utc_offset_hours=tables.utc_offset_hours, time_resolution=tables.time_resolution
+        )
+        early = (start + self.utc_offset) % self.period
+        if early:
+            days = early // (86_400 * self.units_per_second)
+            raise ValueError(f"{name} lies {days} days behind the start of a period: choose that day")
+        return start, start + self.window
+
+    def short_term_relations(self, domains: Sequence[str], behaviors: Sequence[str]) -> list[Relation]:
+        """Return the relations that play the parts asked for, by domain, then behaviour."""
+        parts = [(domain, behavior) for domain in domains for behavior in behaviors]
+        return [self.roles[part] for part in parts if part in self.roles]
+
+    def long_term_graph(self, domains: Sequence[str] | None = None) -> BehaviorGraph:
+        """Return the graph of what users did, in all domains or in some."""
+        there = self.graph.view(domains=domains)
+        return there.view(behaviors=[name for name in there.behaviors if name in self.long_term_behaviors])
+
+    def snapshot_times(self, until: int) -> range:
+        """Return when long-term vectors are taken: from the first impression on, up to ``until``."""
+        step, offset = self.snapshot_every, self.utc_offset
+        first = (int(self.data.impressions.time.min()) + offset) // step * step - offset
+        return range(first, until + 1, step)
+
+
+def encode_fields(
+    table: FeatureTable, names: Sequence[str], *, bag: str | None = None
+) -> tuple[NodeFields, tuple[int, ...], int]:
+    """Encode all nodes; the tables never change, so vocabularies and bins may see all of them.
+
+    Returns:
+        Codes, the number of codes of each field, and that of the bag (0: there is none).
+
+    """
+    fitted = fit_fields(table, names=[*names, *([bag] if bag else [])])
+    empty = torch.zeros(len(table), 0, dtype=torch.int64)
+    fields = NodeFields(codes=fitted.codes(table, names), bag=fitted.bag(table, bag) if bag else empty)
+    sizes = tuple(fitted.num_codes[name] for name in names)
+    return fields, sizes, fitted.num_codes[bag] if bag else 0
+
+
+def fingerprint(events: pl.DataFrame, impressions: Impressions) -> str:
+    """Return SHA-256 over all events and labelled rows, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    digest.update(np.ascontiguousarray(events.hash_rows(seed=0).to_numpy()).tobytes())
+    for column in (impressions.user, impressions.item, impressions.time, impressions.label):
+        digest.update(column.numpy().tobytes())
+    return digest.hexdigest()
