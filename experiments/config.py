@@ -11,6 +11,7 @@ from graphrec.training.loop import OptimizerConfig
 from graphrec.training.meta_tasks import MetaConfig
 from graphrec.training.online import OnlineConfig, UpdateForm
 
+TrainedOn = Literal["days before", "all training days"]
 TEST_DAYS = ("2022-05-04", "2022-05-05", "2022-05-06", "2022-05-07", "2022-05-08")
 VALIDATION_DAY = "2022-05-03"
 
@@ -23,6 +24,7 @@ class LSTTMConfig:
     """
 
     long_term: bool = True
+    long_term_trained_on: TrainedOn = "days before"
     past_counts: bool = True
     item_vectors: bool = True
     raw_fields: bool = True
@@ -67,7 +69,37 @@ class BaselineConfig:
     online: OnlineConfig = OnlineConfig()
 
 
-ModelConfig = LSTTMConfig | BaselineConfig | TreesConfig
+@dataclass(frozen=True, kw_only=True)
+class ItemRateConfig:
+    """An item's click rate of the past, the recent impressions weighing more.
+
+    Attributes:
+        half_life_hours: age at which an impression weighs half.
+        prior_weight: impressions at the rate of all items that each item is given.
+
+    """
+
+    half_life_hours: float = 72.0
+    prior_weight: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticConfig:
+    """Logistic regression on all fields one-hot, with or without past counts.
+
+    Attributes:
+        inverse_penalty: scikit-learn's C: one over the weight of the squared norm.
+        max_iterations: of L-BFGS.
+
+    """
+
+    past_counts: bool = True
+    inverse_penalty: float = 0.01
+    max_iterations: int = 200
+
+
+NeuralConfig = LSTTMConfig | BaselineConfig
+ModelConfig = NeuralConfig | TreesConfig | ItemRateConfig | LogisticConfig
 
 
 def lsttm() -> LSTTMConfig:

@@ -23,10 +23,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from experiments.config import ALL_MODELS, LSTTMConfig, MainConfig, ModelConfig
+from experiments.config import ALL_MODELS, LSTTMConfig, MainConfig, ModelConfig, NeuralConfig
 from experiments.inputs import MainInputs, load_inputs
 from experiments.paired_tests import figures_of_seed, pairwise_tests, write_tests
-from experiments.protocol import Scores, TestedDay, prepare_day, run_neural, run_trees
+from experiments.protocol import run_model, update_forms
 from experiments.report import ReportPaths, build_report
 from experiments.results_table import (
     ResultRow,
@@ -37,8 +37,8 @@ from experiments.results_table import (
     write_predictions,
     write_run_record,
 )
+from experiments.tested_day import Scores, TestedDay, prepare_day
 from graphrec.evaluation import Comparison
-from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import rows_between
 from graphrec.training.long_term import LongTermSnapshots, train_long_term
 
@@ -147,16 +147,13 @@ def _run_part(
     work: Path,
     on_step: OnStep,
 ) -> Scores:
-    if isinstance(model, TreesConfig):
-        return run_trees(day, model, part.seed)
     checkpoint = work / "checkpoints" / f"{part.name}.pt"
-    scores = run_neural(
+    scores = run_model(
         day,
         model,
         part.seed,
-        forms=config.update_forms,
+        updates=update_forms(model, config.update_forms) if isinstance(model, NeuralConfig) else {},
         snapshots=snapshots,
-        period=day.inputs.period,
         device=device,
         checkpoint=checkpoint,
         on_step=on_step,

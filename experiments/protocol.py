@@ -3,141 +3,54 @@
 Hour t is scored by the model as the hours before it have updated it, on a graph that holds no event of t.
 """
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from experiments.config import BaselineConfig, LSTTMConfig
+from experiments.config import (
+    BaselineConfig,
+    ItemRateConfig,
+    LogisticConfig,
+    LSTTMConfig,
+    ModelConfig,
+    NeuralConfig,
+)
 from experiments.inputs import MainInputs
+from experiments.simple_models import ItemRateOnDay, LogisticOnDay, OnDay, TreesOnDay
+from experiments.tested_day import Scores, TestedDay, replay_day, row_numbers
+from experiments.tested_day import prepare_day as prepare_day
+from experiments.update_forms import Timings, UpdatedModels
 from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.events import EventLog
-from graphrec.evaluation.replay import ReplayModel, replay
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, AutoIntRanker, DeepFMRanker, DINRanker, FMRanker, NFMRanker
 from graphrec.models.inputs import ClickBatch
-from graphrec.models.trees import BoostedTrees, TreesConfig
+from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ClickData, ItemSequences, click_batches, click_loader
 from graphrec.training.long_term import LongTermSnapshots
-from graphrec.training.loop import TrainingPoint, predict, train
+from graphrec.training.loop import TrainingPoint, train
 from graphrec.training.meta import train_meta
 from graphrec.training.meta_tasks import MetaTasks
-from graphrec.training.online import OnlineUpdater, UpdateForm
-from graphrec.training.scaling import QuantileScaler
+from graphrec.training.online import OnlineConfig, UpdateForm
 from samplers import EdgeType, TemporalCSR
 
 
-@dataclass(frozen=True, eq=False)
-class TestedDay:
-    """One test day: what was known at its start, and what it brings hour by hour."""
-
-    name: str
-    start: int
-    end: int
-    data: ClickData
-    """Impressions until the day's end, past counts scaled by the rows before the day."""
-    raw_dense: Tensor
-    static: Tensor
-    events: EventLog
-    """All events until the day's end."""
-    inputs: MainInputs
-
-
-def prepare_day(inputs: MainInputs, name: str) -> TestedDay:
-    """Cut the inputs at the end of a test day and fit the scaler on what came before it."""
-    start, end = inputs.bounds(name)
-    data = inputs.data
-    # impressions come in the order of time: what lies before the day's end is a slice, and nothing is copied
-    keep = slice(0, int((data.impressions.time < end).sum()))
-    time = data.impressions.time[keep]
-    if len(time) and bool((time.diff() < 0).any()):
-        raise ValueError("impressions must be in the order of time: sort them before the inputs are made")
-    if not bool((time < start).any()) or not bool((time >= start).any()):
-        raise ValueError(
-            f"{name} needs impressions on the day and before it: choose a later or an earlier day"
-        )
-    raw = data.dense[keep]
-    scaler = QuantileScaler.fit(raw, time, fit_until=start)
-    events = inputs.tables.events.filter(pl.col("time") < end)
-    return TestedDay(
-        name=name,
-        start=start,
-        end=end,
-        data=replace(
-            data,
-            impressions=data.impressions.select(torch.arange(keep.stop)),
-            as_of=data.as_of[keep],
-            context=data.context[keep],
-            dense=scaler.transform(raw),
-        ),
-        raw_dense=raw,
-        static=inputs.static[keep],
-        events=events,
-        inputs=inputs,
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores of a day's impressions by form of online update, and how the training went."""
-
-    score: dict[str, np.ndarray]
-    curve: list[TrainingPoint]
-    num_parameters: int
-
-
-def replay_day(day: TestedDay, model: ReplayModel, period: int) -> dict[str, np.ndarray]:
-    """Take a model through a test day; its rows are numbers into ``day.data``. Returns scores by name."""
-    shown = day.data.impressions
-    rows = {"row": torch.arange(len(shown)), "time": shown.time, "label": shown.label}
-    frame = replay(
-        model,
-        rows,
-        test_from=day.start,
-        test_until=day.end,
-        period=period / day.inputs.units_per_second,
-        time_unit=day.inputs.tables.time_resolution,
-        score="none",
-    )
-    names = [name for name in frame.columns if name not in (*rows, PERIOD_START)]
-    return {name: frame[name].to_numpy(writable=True) for name in names}
-
-
-def row_numbers(rows: pl.DataFrame) -> Tensor:
-    """Return the impressions that a frame of the replay is about."""
-    return torch.from_numpy(rows["row"].to_numpy(writable=True))
-
-
-class TreesOnCounts:
-    """Boosted trees on raw past counts; during the day the counts are fresh and the trees stay."""
-
-    name = "boosted trees"
-
-    def __init__(self, day: TestedDay, config: TreesConfig, seed: int) -> None:
-        self.features = torch.cat([day.raw_dense, day.static], dim=1)
-        self.label = day.data.impressions.label
-        self.trees = BoostedTrees(replace(config, random_seed=seed))
-
-    def fit(self, past: Past) -> None:
-        """Fit the trees on the impressions before the day."""
-        rows = row_numbers(past.rows)
-        self.trees.fit(self.features[rows], self.label[rows])
-
-    def predict(self, rows: pl.DataFrame) -> np.ndarray:
-        """Return click probabilities."""
-        return self.trees.predict(self.features[row_numbers(rows)])
+def run_simple(day: TestedDay, model: OnDay, period: int) -> Scores:
+    """Fit a model without a neural network on the days before, then score the day."""
+    return Scores(replay_day(day, model, period), [], 0, model.timings)
 
 
 def run_trees(day: TestedDay, config: TreesConfig, seed: int) -> Scores:
     """Fit boosted trees on the days before, then score the day."""
     # the counts are as of the hour in any case, and trees without an update may score the day as one period
-    return Scores(replay_day(day, TreesOnCounts(day, config, seed), day.end - day.start), [], 0)
+    return run_simple(day, TreesOnDay(day, config, seed), day.end - day.start)
 
 
 BASELINE_MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -165,9 +78,7 @@ def item_sequences(inputs: MainInputs, config: BaselineConfig) -> dict[str, Item
     }
 
 
-def make_model(
-    config: LSTTMConfig | BaselineConfig, data: ClickData, inputs: MainInputs, channels: int
-) -> nn.Module:
+def make_model(config: NeuralConfig, data: ClickData, inputs: MainInputs, channels: int) -> nn.Module:
     """Build an untrained model for the batches of ``data``."""
     sizes = replace(inputs.sizes, dense=data.dense.shape[1] if config.past_counts else 0)
     if isinstance(config, BaselineConfig):
@@ -204,16 +115,16 @@ class NeuralOnDay:
     def __init__(
         self,
         day: TestedDay,
-        config: LSTTMConfig | BaselineConfig,
+        config: NeuralConfig,
         seed: int,
         *,
-        forms: tuple[UpdateForm, ...],
+        updates: Mapping[str, OnlineConfig],
         snapshots: LongTermSnapshots | None,
         device: torch.device,
         checkpoint: Path | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.config, self.seed, self.forms, self.device = config, seed, forms, device
+        self.config, self.seed, self.updates, self.device = config, seed, updates, device
         self.checkpoint, self.on_step = checkpoint, on_step
         self.utc_offset = day.inputs.utc_offset
         self.graphs = ShortTermGraphs(day, config) if isinstance(config, LSTTMConfig) else None
@@ -229,11 +140,13 @@ class NeuralOnDay:
         channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
         self.model = make_model(config, data, day.inputs, channels).to(device)
         self.curve: list[TrainingPoint] = []
-        self.updaters: dict[UpdateForm, OnlineUpdater] = {}
+        self.updated: UpdatedModels | None = None
         self.batches: list[ClickBatch] = []
+        self.timings = Timings()
 
     def fit(self, past: Past) -> None:
         """Train on the impressions before the day, and give each form of update its copy."""
+        began = time.perf_counter()
         data = self.data.with_graph(self.graphs.before_day() if self.graphs else None)
         config, rows = self.config.optimizer, row_numbers(past.rows)
         if self.config.meta is not None:
@@ -261,37 +174,38 @@ class NeuralOnDay:
                 checkpoint=self.checkpoint,
                 on_step=self.on_step,
             )
-        self.updaters = {
-            form: OnlineUpdater(
-                copy.deepcopy(self.model), replace(self.config.online, form=form), device=self.device
-            )
-            for form in self.forms
-        }
+        self.updated = UpdatedModels(self.model, self.updates, device=self.device)
+        self.timings.training += time.perf_counter() - began
 
     def predict(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
         """Score a period's impressions in each form, on the graph before the period."""
         graph = self.graphs.before(int(rows[PERIOD_START][0])) if self.graphs else None
         size = 4 * self.config.optimizer.batch_size
         data = self.data.with_graph(graph)
-        self.batches = list(click_batches(data, row_numbers(rows), batch_size=size))
-        return {
-            form: predict(updater.model, self.batches, device=self.device).numpy()
-            for form, updater in self.updaters.items()
-        }
+        assert self.updated is not None, "fitted before it predicts"
+        with self.timings.measure("scoring"):
+            self.batches = list(click_batches(data, row_numbers(rows), batch_size=size))
+        return self.updated.predict(self.batches, self.timings)
 
     def update(self, past: Past) -> None:
         """Update each form with the batches that have just been scored."""
-        for updater in self.updaters.values():
-            updater.update(self.batches)
+        assert self.updated is not None, "fitted before it is updated"
+        with self.timings.measure("updating"):
+            self.updated.update(self.batches)
         self.batches = []
+
+
+def update_forms(config: NeuralConfig, forms: tuple[UpdateForm, ...]) -> dict[str, OnlineConfig]:
+    """Return the configured update in each of the forms, by the form's name."""
+    return {form: replace(config.online, form=form) for form in forms}
 
 
 def run_neural(
     day: TestedDay,
-    config: LSTTMConfig | BaselineConfig,
+    config: NeuralConfig,
     seed: int,
     *,
-    forms: tuple[UpdateForm, ...],
+    updates: Mapping[str, OnlineConfig],
     snapshots: LongTermSnapshots | None,
     period: int,
     device: torch.device,
@@ -303,14 +217,46 @@ def run_neural(
         day,
         config,
         seed,
-        forms=forms,
+        updates=updates,
         snapshots=snapshots,
         device=device,
         checkpoint=checkpoint,
         on_step=on_step,
     )
     score = replay_day(day, model, period)
-    return Scores(score, model.curve, sum(p.numel() for p in model.model.parameters()))
+    num_parameters = sum(p.numel() for p in model.model.parameters())
+    return Scores(score, model.curve, num_parameters, model.timings)
+
+
+def run_model(
+    day: TestedDay,
+    config: ModelConfig,
+    seed: int,
+    *,
+    updates: Mapping[str, OnlineConfig],
+    snapshots: LongTermSnapshots | None,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Take any model through a test day; one without a network has the score "none" alone."""
+    if isinstance(config, TreesConfig):
+        return run_trees(day, config, seed)
+    if isinstance(config, LogisticConfig):
+        return run_simple(day, LogisticOnDay(day, config), day.end - day.start)
+    if isinstance(config, ItemRateConfig):
+        return run_simple(day, ItemRateOnDay(day, config), day.inputs.period)
+    return run_neural(
+        day,
+        config,
+        seed,
+        updates=updates,
+        snapshots=snapshots,
+        period=day.inputs.period,
+        device=device,
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
 
 
 class ShortTermGraphs:

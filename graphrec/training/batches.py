@@ -6,6 +6,7 @@ time and a node is sampled and encoded once for it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float32, Int64
@@ -23,8 +24,10 @@ from samplers import (
     SampledSubgraph,
     SeedLoader,
     TemporalCSR,
+    UniformNeighborSampler,
     count_edges,
 )
+from samplers.multi_hop import Strategy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,11 +35,13 @@ class ShortTermConfig:
     """What is sampled around the impressions of a batch.
 
     Attributes:
-        num_neighbors: most recent neighbours of a node, for each edge type and hop (paper: 30).
+        num_neighbors: neighbours of a node, for each edge type and hop (paper: 30).
         num_layers: hops (paper: 2).
         edge_features: give the edges attributes: their type, and the logarithm of their age.
         degree_features: give the nodes features: how many edges of each type they have at the query time,
             and the smoothed share of each type among them.
+        strategy: "recent" for the most recent neighbours, as in the paper; "uniform" for random ones of all
+            before the query time, drawn anew for each query time.
 
     """
 
@@ -44,6 +49,7 @@ class ShortTermConfig:
     num_layers: int = 2
     edge_features: bool = False
     degree_features: bool = False
+    strategy: Literal["recent", "uniform"] = "recent"
 
     def edge_channels(self, num_edge_types: int) -> int:
         """Return the number of attributes of an edge; ``num_edge_types`` lead into each node type."""
@@ -180,12 +186,15 @@ def collate(data: ClickData, rows: Int64[Tensor, " num_rows"]) -> ClickBatch:
     )
 
 
+_STRATEGIES: dict[str, Strategy] = {"recent": RecentNeighborSampler, "uniform": UniformNeighborSampler}
+
+
 def _sample_graph(
     data: ClickData, csrs: Mapping[EdgeType, TemporalCSR], user: Tensor, item: Tensor, as_of: Tensor
 ) -> GraphInput:
     config = data.short_term
     sampler = MultiHopSampler(
-        csrs, [config.num_neighbors] * config.num_layers, strategy=RecentNeighborSampler
+        csrs, [config.num_neighbors] * config.num_layers, strategy=_STRATEGIES[config.strategy]
     )
     device = next(iter(csrs.values())).device
     seeds = {"user": (user.to(device), as_of.to(device)), "item": (item.to(device), as_of.to(device))}

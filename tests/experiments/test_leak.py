@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from experiments.config import BaselineConfig, LSTTMConfig, MainConfig, lsttm
 from experiments.inputs import HOUR, load_inputs
 from experiments.main_job import long_term_snapshots
-from experiments.protocol import prepare_day, run_neural, run_trees
+from experiments.protocol import prepare_day, run_neural, run_trees, update_forms
 from graph_builders.splits import day_bounds
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import click_loader, collate, rows_between
@@ -269,7 +269,7 @@ def main_job(folder, work):
             day,
             model,
             0,
-            forms=("none", "union", "chained"),
+            updates=update_forms(model, ("none", "union", "chained")),
             snapshots=snapshots if isinstance(model, LSTTMConfig) else None,
             period=HOUR,
             device=CPU,

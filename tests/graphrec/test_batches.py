@@ -174,3 +174,19 @@ def test_the_check_for_leaks_agrees(data):
     edge_time = graph.neighbors["item"].edge_time[graph.item_row]
     assert (edge_time < data.as_of[rows][:, None])[mask].all()
     assert CLICK in data.csrs
+
+
+def test_uniform_neighbors_are_any_before_the_query_and_others_than_the_recent(data):
+    rows = torch.arange(300, 400)
+    uniform = replace(data, short_term=replace(data.short_term, strategy="uniform", num_neighbors=2))
+    recent = replace(data, short_term=replace(data.short_term, num_neighbors=2))
+    found, again, last = (collate(one, rows).graph for one in (uniform, uniform, recent))
+    differs = False
+    for name in ("user", "item"):
+        edges, others = found.neighbors[name], last.neighbors[name]
+        assert torch.equal(edges.edge_id, again.neighbors[name].edge_id)
+        seeds = found.num_nodes_after_hop[name][0]
+        assert edges.mask[:seeds].sum() == others.mask[:seeds].sum() > 0
+        assert (edges.edge_time < int(data.as_of[rows].max()))[edges.mask].all()
+        differs |= not torch.equal(edges.edge_id[:seeds], others.edge_id[:seeds])
+    assert differs
