@@ -1,11 +1,17 @@
 """The data sets of the experiments behind one function: KuaiRand-Pure, simulated behaviour, Amazon pairs."""
 
+from typing import get_args
+
+from experiments.data_amazon import amazon_inputs
 from experiments.data_kuairand import HOUR, kuairand_inputs
+from experiments.data_simulated import simulated_inputs
 from experiments.main_inputs import MainInputs
+from graph_builders.datasets.amazon import Pair
 
-DATA = ("kuairand",)
+AMAZON: dict[str, Pair] = {f"amazon-{pair}": pair for pair in get_args(Pair)}
+DATA = ("kuairand", "simulator", *AMAZON)
 
-__all__ = ["DATA", "HOUR", "MainInputs", "load_inputs"]
+__all__ = ["AMAZON", "DATA", "HOUR", "MainInputs", "load_inputs"]
 
 
 def load_inputs(name: str = "kuairand", *, period_hours: int = 1, path: str | None = None) -> MainInputs:
@@ -13,8 +19,9 @@ def load_inputs(name: str = "kuairand", *, period_hours: int = 1, path: str | No
 
     Args:
         name: one of ``DATA``.
-        period_hours: length of a period; queries are as of its start.
-        path: folder of the data; default: what the data set's own loader takes.
+        period_hours: length of a period; queries are as of its start. Amazon's reviews have days, not hours:
+            its periods are 30 days long, whatever is said here.
+        path: folder of the data; default: what the data set's own loader takes. The simulator reads none.
 
     Raises:
         ValueError: there is no such data set.
@@ -22,4 +29,8 @@ def load_inputs(name: str = "kuairand", *, period_hours: int = 1, path: str | No
     """
     if name == "kuairand":
         return kuairand_inputs(period_hours, path)
+    if name == "simulator":
+        return simulated_inputs(period_hours=period_hours)
+    if name in AMAZON:
+        return amazon_inputs(AMAZON[name], path)
     raise ValueError(f"no data set {name!r}; there are {DATA}")
