@@ -7,6 +7,9 @@ import sys
 # before the first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+if sys.argv[1:2] == ["lsttm_table"]:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # its jobs have one thread each
+
 TABLES = {
     "main": "The main table: five test days, three seeds",
     "controls": "Ablations and a negative control: the last test day, one seed",
@@ -19,8 +22,10 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   controls LSTTM without some of its parts, in the paper's form, and on shuffled times
   baselines the paper's baselines beside DeepFM and boosted trees: the last test day, one seed
   meta     LSTTM and DeepFM with and without temporal MAML: the last test day, one seed
+  lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
   report   the page of a table that has been run: --table NAME
   readme   put the tables into README.md
+  daily_job train on all before a day and write the folder that graphrec.serving opens
 
 Add --help to a command for its options; --resume goes on after a kill."""
 
@@ -51,11 +56,17 @@ def main(arguments: list[str]) -> int:
 
         tyro.cli(report, args=rest)
         return 0
+    if command == "daily_job":
+        from experiments.daily_job import main as daily_job
+
+        return daily_job(rest)
     if command == "readme":
         from experiments.readme import update_readme
 
         update_readme(Path("README.md"), RESULTS, TABLES)
         return 0
+    if command == "lsttm_table":
+        return _lsttm_table(rest)
     named = {
         "demo": config.demo,
         "main": config.MainConfig,
@@ -93,6 +104,24 @@ def main(arguments: list[str]) -> int:
         return 130
     print_report(results, chosen.table)
     print(f"\nPage: {paths.html.resolve()}")
+    return 0
+
+
+def _lsttm_table(arguments: list[str]) -> int:
+    import torch
+    import tyro
+
+    from experiments.lsttm_table import LSTTMTable, TableConfig
+
+    torch.set_num_threads(1)
+    try:
+        LSTTMTable(tyro.cli(TableConfig, args=arguments)).run()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

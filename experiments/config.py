@@ -17,6 +17,31 @@ VALIDATION_DAY = "2022-05-03"
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataSetting:
+    """What the table does on a data set.
+
+    Attributes:
+        test_days: names of the test windows, in order.
+        validation_day: the window on which everything is chosen.
+        ablation_days: the test windows of the ablations.
+        period_hours: length of a period.
+
+    """
+
+    test_days: tuple[str, ...]
+    validation_day: str
+    ablation_days: tuple[str, ...]
+    period_hours: int = 1
+
+
+DATA_SETTINGS: dict[str, DataSetting] = {
+    "kuairand": DataSetting(
+        test_days=TEST_DAYS, validation_day=VALIDATION_DAY, ablation_days=("2022-05-07", "2022-05-08")
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class LSTTMConfig:
     """LSTTM and its named options beyond the paper; the defaults were chosen on the validation day.
 

@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 
 from experiments.results_table import RunPredictions, check_same_rows, read_lines, write_lines
-from graphrec.evaluation import Comparison, Evaluation, Figure, Predictions, evaluate
+from graphrec.evaluation import Comparison, Evaluation, Figure, Predictions, ReadOptions, evaluate
 
 
 def figures_of_seed(
-    predictions: Sequence[RunPredictions], *, period_seconds: int = 3600, utc_offset_seconds: int = 0
+    predictions: Sequence[RunPredictions],
+    *,
+    period_seconds: int = 3600,
+    utc_offset_seconds: int = 0,
+    by: Sequence[str] = (),
 ) -> list[Figure]:
     """Compute all figures of several models with one seed, which have scored the same rows.
 
+    They are of all rows and of slices by hour, period of the day and day, or by those in ``by`` alone.
     Intervals are left out: what a seed changes shows in the deviation over the seeds.
     """
     score = {one.model: one.score for one in predictions}
-    found = _evaluate(predictions, score, period_seconds, utc_offset_seconds, num_resamples=0)
+    found = _evaluate(predictions, score, period_seconds, utc_offset_seconds, by=by, num_resamples=0)
     seed_of = {one.model: one.seed for one in predictions}
     return [
         figure._replace(seed=seed_of[figure.model], lower=math.nan, upper=math.nan)
@@ -35,12 +40,14 @@ def pairwise_tests(
     utc_offset_seconds: int = 0,
     num_resamples: int = 2000,
     random_seed: int = 0,
+    by: Sequence[str] = (),
 ) -> list[Comparison]:
     """Test ``candidate`` (by default the first model) against every other model, the baselines.
 
     ``predictions`` holds each model's predictions, one entry a seed; they are averaged over the seeds. The
-    tests are those of `evaluate`, over all rows and by hour, period of the day and day. Raises ``ValueError``
-    unless all predictions are of the same rows in the same order, and unless there is a baseline.
+    tests are those of `evaluate`, over all rows and by hour, period of the day and day (or ``by``). Raises
+    ``ValueError`` unless all predictions are of the same rows in the same order, and unless there is a
+    baseline.
     """
     candidate = candidate if candidate is not None else next(iter(predictions), "")
     if candidate not in predictions or len(predictions) < 2 or not all(predictions.values()):
@@ -59,6 +66,7 @@ def pairwise_tests(
         score,
         period_seconds,
         utc_offset_seconds,
+        by=by,
         num_resamples=num_resamples,
         random_seed=random_seed,
     ).comparisons
@@ -84,6 +92,7 @@ def _evaluate(
     period_seconds: int,
     utc_offset_seconds: int,
     *,
+    by: Sequence[str],
     num_resamples: int,
     random_seed: int = 0,
 ) -> Evaluation:
@@ -97,7 +106,9 @@ def _evaluate(
         hour=(local_time // 3600).astype(np.int32),
         period=(local_time // period_seconds).astype(np.int32),
     )
-    return evaluate(rows, num_resamples=num_resamples, random_seed=random_seed)
+    return evaluate(
+        rows, columns=ReadOptions(by=tuple(by)), num_resamples=num_resamples, random_seed=random_seed
+    )
 
 
 def _nan_to_none(line: dict[str, Any]) -> dict[str, Any]:

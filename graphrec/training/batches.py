@@ -30,7 +30,7 @@ from samplers import (
 from samplers.multi_hop import Strategy
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class ShortTermConfig:
     """What is sampled around the impressions of a batch.
 

@@ -1,0 +1,194 @@
+"""LSTTM's table on a slice of KuaiRand: search, parts that are found again, tables from what is finished."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments.config import BaselineConfig, ItemRateConfig, LSTTMConfig
+from experiments.lsttm_table import LSTTMTable, TableConfig
+from experiments.results_table import read_lines
+from experiments.run_parts import missing_parts
+from experiments.search import GAUC, chosen, criterion, trial_specs, trials
+from experiments.table_rows import ROWS, TableRow, with_settings
+from graphrec.training.batches import ShortTermConfig
+from graphrec.training.long_term import LongTermConfig
+from graphrec.training.loop import OptimizerConfig
+from graphrec.training.online import OnlineConfig
+from tests.experiments.kuairand_slice import sliced_log, write_slice
+
+DAY = "2022-05-04"
+FAST = OptimizerConfig(epochs=1, batch_size=256)
+LONG_TERM = LongTermConfig(num_walks=64, first_steps=2, steps=1, num_neighbors=3)
+LSTTM = TableRow(
+    name="LSTTM",
+    config=LSTTMConfig(optimizer=FAST, channels=4, short_term=ShortTermConfig(num_neighbors=2)),
+    space={"optimizer.learning_rate": (1e-3, 1e-2)},
+    long_term=LONG_TERM,
+)
+TABLE_ROWS = [
+    TableRow(name="item CTR", config=ItemRateConfig(), space={"prior_weight": (5.0, 20.0)}, is_random=False),
+    TableRow(name="DeepFM", config=BaselineConfig(optimizer=FAST, channels=4)),
+    LSTTM,
+    TableRow(
+        name="no long-term graph",
+        group="ablations",
+        of="LSTTM",
+        change=lambda c: replace(c, long_term=False),
+        long_term=LONG_TERM,
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("lsttm_table")
+    write_slice(root / "data", sliced_log())
+    return root
+
+
+def table(root, rows=TABLE_ROWS, **options):
+    config = TableConfig(
+        **{"days": (DAY,), "seeds": (0, 1), "trials": 2, "path": str(root / "data"), **options}
+    )
+    return LSTTMTable(config, results=root / "results", work=root / "work", rows=rows)
+
+
+@pytest.fixture(scope="module")
+def finished(root):
+    one = table(root)
+    one.run()
+    return one
+
+
+def value(lines, model, metric, form="none", name="all"):
+    (line,) = [
+        line
+        for line in lines
+        if (line["model"], line["metric"], line["form"], line["slice"]) == (model, metric, form, name)
+    ]
+    return line["values"]
+
+
+@pytest.mark.slow
+def test_tables_hold_every_row_and_a_small_number_of_lines(root, finished):
+    lines = read_lines(root / "results" / "lsttm_table.jsonl")
+    assert {line["model"] for line in lines} == {"item CTR", "DeepFM", "LSTTM"}
+    assert len(value(lines, "item CTR", "auc")) == 1
+    for model in ("DeepFM", "LSTTM"):
+        for form in ("none", "updated"):
+            both = value(lines, model, "auc", form)
+            assert len(both) == 2
+            assert 0.4 < min(both) <= max(both) < 0.9
+        assert len(value(lines, model, "mean_hourly_auc", name="period=8-16")) == 2
+        assert min(value(lines, model, "scored_rows_a_second")) > 0
+    assert {line["slice"] for line in lines if line["model"] == "LSTTM"} >= {"hour=13", "all"}
+    assert not any(line["slice"].startswith("hour=") for line in lines if line["model"] == "DeepFM")
+    assert len(lines) < 250
+    ablations = read_lines(root / "results" / "lsttm_ablations.jsonl")
+    assert {line["model"] for line in ablations} == {"LSTTM", "no long-term graph"}
+    tests = read_lines(root / "results" / "lsttm_table.tests.jsonl")
+    assert {(test["baseline"], test["metric"], test["form"]) for test in tests} == {
+        (model, metric, form)
+        for model in ("item CTR", "DeepFM")
+        for metric in ("auc", GAUC)
+        for form in ("none", "updated")
+    }
+    assert {test["num_tests"] for test in tests} == {2}
+
+
+@pytest.mark.slow
+def test_a_finished_table_runs_nothing_again(root, finished, capsys, monkeypatch):
+    before = (root / "results" / "lsttm_table.jsonl").read_text()
+    again = table(root)
+    monkeypatch.setattr(again.runner, "run", lambda spec: pytest.fail("nothing is missing"))
+    again.run()
+    assert (root / "results" / "lsttm_table.jsonl").read_text() == before
+    printed = capsys.readouterr().out
+    assert "In all" in printed
+    assert "left out" not in printed
+
+
+@pytest.mark.slow
+def test_other_seeds_rows_and_configurations_keep_the_parts(root, finished, capsys):
+    def missing(one):
+        specs = [spec for row in one.rows for spec in one.specs(row, row.group)]
+        return [(spec.seed, type(spec.model).__name__) for spec in missing_parts(one.runner.store, specs)]
+
+    assert missing(table(root)) == []
+    more = table(root, seeds=(0, 1, 2))
+    assert missing(more) == [(2, "BaselineConfig"), (2, "LSTTMConfig")]
+    more.write_tables()  # of unfinished rows nothing is shown, and it is said
+    assert "left out: LSTTM, 2 of 3 parts" in capsys.readouterr().out
+    finished.write_tables()
+    other = TableRow(name="NFM", config=BaselineConfig(model="NFM", optimizer=FAST, channels=4))
+    assert missing(table(root, [*TABLE_ROWS, other])) == [(0, "BaselineConfig"), (1, "BaselineConfig")]
+    assert len(missing(table(root, update="chained"))) == 5
+
+
+@pytest.mark.slow
+def test_a_part_is_pooled_as_it_was_scored(root, finished):
+    (spec, *_) = finished.specs(TABLE_ROWS[1], "main")
+    part = finished.runner.store.find(spec)
+    frame = pl.read_parquet(part.path)
+    lines = read_lines(root / "results" / "lsttm_table.jsonl")
+    label, score = frame["label"].to_numpy(), frame["score_none"].to_numpy()
+    clicked, other = score[label == 1], score[label == 0]
+    pairs = (clicked[:, None] > other).mean() + 0.5 * (clicked[:, None] == other).mean()
+    assert value(lines, "DeepFM", "auc")[0] == pytest.approx(pairs, abs=1e-6)
+    assert part.num_parameters == value(lines, "DeepFM", "num_parameters")[0]
+    assert not np.array_equal(frame["score_none"], frame["score_updated"])
+
+
+@pytest.mark.slow
+def test_the_search_chooses_the_best_trial_and_its_best_rates(root, finished):
+    path, fingerprint = root / "results" / "lsttm_search.jsonl", finished.runner.inputs.fingerprint
+    lines = [line for line in read_lines(path) if line["model"] == "LSTTM"]
+    assert [line["trial"] for line in lines] == [0, 1]
+    assert all(len(line["updated"]) == 9 for line in lines)
+    found = chosen(path, LSTTM, "kuairand", fingerprint, 2)
+    best = max(lines, key=criterion)
+    rates = max(best["updated"], key=criterion)
+    assert found.num_trials == 2
+    assert found.settings == best["settings"]
+    assert found.model == with_settings(LSTTM.config, best["settings"])
+    assert found.online == OnlineConfig(learning_rate=rates["dense"], embedding_learning_rate=rates["tables"])
+    # a trial of another configuration is none of the row's
+    changed = replace(LSTTM, config=replace(LSTTM.config, dropout=0.45))
+    assert chosen(path, changed, "kuairand", fingerprint, 2).num_trials == 0
+    ablation = finished.specs(TABLE_ROWS[3], "ablations")[0].model
+    assert ablation == replace(found.model, long_term=False)
+
+
+def test_trials_are_distinct_repeatable_and_begin_with_the_defaults():
+    for row in ROWS.values():
+        if row.of is not None:
+            assert row.of in ROWS
+            continue
+        found = trials(row)
+        assert found[0] == {}
+        assert found == trials(row)
+        assert found[:3] == trials(row, 3)
+        whole = [json.dumps(spec.configuration()) for spec in trial_specs(row, "kuairand")]
+        assert len(set(whole)) == len(whole) == 8
+        for settings in found[1:]:
+            assert settings.keys() == row.space.keys()
+            assert all(settings[name] in row.space[name] for name in settings)
+
+
+def test_every_row_differs_from_the_row_that_it_changes():
+    literal = ROWS["LSTTM"].config
+    for row in ROWS.values():
+        if row.of is not None and row.name not in ("first order", "K = 5"):  # LSTTM is these by default
+            base = ROWS[row.of]
+            assert (row.changed(base.config), row.long_term) != (base.config, base.long_term), row.name
+    assert ROWS["first order"].changed(literal) == ROWS["K = 5"].changed(literal) == literal
+
+
+def test_unknown_rows_and_data_are_refused():
+    with pytest.raises(ValueError, match=r"no rows \['LSTMM'\]"):
+        TableConfig(rows=("LSTMM",))
+    with pytest.raises(ValueError, match="no data set 'movies'"):
+        TableConfig(data="movies")

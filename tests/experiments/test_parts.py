@@ -1,0 +1,75 @@
+"""Keys of parts: what changes them, what does not, and what a stored part must agree with."""
+
+from dataclasses import dataclass, make_dataclass, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.config import BaselineConfig, lsttm
+from experiments.parts import PartSpec, agrees, all_fields, changed_fields
+from graphrec.training.online import OnlineConfig
+
+UPDATES = {"none": OnlineConfig(form="none"), "updated": OnlineConfig()}
+
+
+def spec(**changes):
+    known = {"data": "kuairand", "day": "2022-05-04", "seed": 0, "model": lsttm(), "updates": UPDATES}
+    return PartSpec(**{**known, **changes})
+
+
+def test_every_ingredient_changes_the_key():
+    other_rate = replace(lsttm(), optimizer=replace(lsttm().optimizer, learning_rate=0.5))
+    specs = [
+        spec(),
+        spec(day="2022-05-05"),
+        spec(seed=1),
+        spec(model=other_rate),
+        spec(model=BaselineConfig()),
+        spec(updates={}),
+        spec(updates={**UPDATES, "updated": OnlineConfig(learning_rate=0.5)}),
+        spec(period_hours=2),
+    ]
+    keys = [one.key("a") for one in specs] + [spec().key("b")]
+    assert len(set(keys)) == len(keys)
+    assert {len(key) for key in keys} == {20}
+
+
+def test_the_models_own_form_of_update_decides_nothing():
+    own = replace(lsttm(), online=OnlineConfig(form="chained", learning_rate=3.0))
+    assert spec(model=own).key("a") == spec().key("a")
+    assert spec(model=own).configuration() == spec().configuration()
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+
+
+@dataclass(frozen=True)
+class Before:
+    size: int
+    inner: Inner = Inner(0.1)
+
+
+# the same class a week later: it has an option more
+After = make_dataclass("Before", [("size", int), ("inner", Inner, Inner(0.1)), ("extra", int, 0)])
+
+
+def test_a_new_option_at_its_default_keeps_the_key():
+    assert changed_fields(After(3)) == changed_fields(Before(3)) == {"class": "Before", "size": 3}
+    assert changed_fields(After(3, extra=1)) != changed_fields(Before(3))
+    assert changed_fields(Before(3, Inner(0.5)))["inner"] == {"class": "Inner"}  # not the outer default
+    assert agrees(all_fields(Before(3)), all_fields(After(3)))
+
+
+def test_a_changed_default_is_noticed():
+    changed = make_dataclass("Before", [("size", int), ("inner", Inner, Inner(0.2))])
+    assert changed_fields(changed(3)) == changed_fields(Before(3))  # the key alone does not tell
+    assert not agrees(all_fields(Before(3)), all_fields(changed(3)))
+    assert not agrees(all_fields(After(3)), all_fields(Before(3)))  # an option that is gone
+
+
+@given(st.recursive(st.none() | st.integers(0, 3) | st.booleans(), st.lists))
+def test_plain_values_agree_with_themselves_alone(value):
+    assert agrees(all_fields(value), all_fields(value))
+    assert not agrees(all_fields(value), all_fields([value]))
