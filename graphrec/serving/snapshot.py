@@ -222,8 +222,7 @@ class Snapshot:
     ) -> UserSide:
         """Return the user's side of a request."""
         model, parts = self.model, self._parts
-        assert batch.graph is not None
-        short = model.short_term(batch.graph)["user"][batch.graph.user_row]
+        short = self._encode_short(batch)
         table = model.item_and_context
         index = batch.context + table.offset[1:]
         fields, linear = [table.table(index)], table.linear(index).sum(dim=(1, 2))
@@ -232,15 +231,24 @@ class Snapshot:
             fields, linear = [*fields, vectors], linear + first_order
         long_vector = batch.long_user
         long = model.long_projection(long_vector) if model.long_channels else torch.zeros(1, 0)
-        dense = torch.zeros(1, 0)
-        if self.counts is not None and self.sections is not None:
-            nobody = np.array([self.day.ids["item"].unseen_row])
-            counted = columns[None, : len(self.config.event_sizes)]
-            dense = self.sections.compute("user", self.counts, np.array([user]), nobody, counted, self.start)
+        dense = self._count_user(user, columns)
         hidden, total, squares, first = parts.share(
             parts.user, torch.cat(fields, dim=1), linear + parts.wide_bias, dense, "user"
         )
         return UserSide(short, long, long_vector, hidden + parts.bias, total, squares, first)
+
+    def _encode_short(self, batch: ClickBatch) -> Tensor:
+        assert batch.graph is not None
+        vectors: Tensor = self.model.short_term(batch.graph)["user"]
+        return vectors[batch.graph.user_row]
+
+    def _count_user(self, user: int, columns: np.ndarray) -> Tensor:
+        """Return the scaled counts of the user and the context, (1, their columns)."""
+        if self.counts is None or self.sections is None:
+            return torch.zeros(1, 0)
+        nobody = np.array([self.day.ids["item"].unseen_row])
+        counted = columns[None, : len(self.config.event_sizes)]
+        return self.sections.compute("user", self.counts, np.array([user]), nobody, counted, self.start)
 
     def count_both(
         self, user: int, items: Int64[Tensor, " num_items"], columns: Int64[np.ndarray, " num_columns"]

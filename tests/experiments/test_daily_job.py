@@ -1,0 +1,154 @@
+"""The daily job on a slice of KuaiRand: its folder, served hour by hour, scores as the protocol's replay."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from experiments.config import LSTTMConfig
+from experiments.daily_job import DailyJobConfig, before_day, kuairand_counts, main, run_daily_job
+from experiments.inputs import load_inputs
+from experiments.protocol import NeuralOnDay
+from experiments.tested_day import prepare_day, replay_day
+from graphrec.serving import OnlineRanker, open_day_folder
+from graphrec.training.batches import rows_between
+from graphrec.training.long_term import LongTermConfig, train_long_term
+from graphrec.training.loop import OptimizerConfig
+from graphrec.training.online import OnlineConfig
+from tests.experiments.kuairand_slice import sliced_log, write_slice
+
+DAY = "2022-05-04"
+LONG_TERM = LongTermConfig(num_walks=64, first_steps=4, steps=2, num_neighbors=4)
+MODEL = LSTTMConfig(
+    optimizer=OptimizerConfig(epochs=1), online=OnlineConfig(learning_rate=0.01, embedding_learning_rate=0.1)
+)
+FORMS = ("union", "chained")
+NUM_HOURS = 9  # of the day that are served: by then users are up
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("daily_job")
+    write_slice(root / "data", sliced_log())
+    return root
+
+
+@pytest.fixture(scope="module")
+def inputs(root):
+    return load_inputs(path=str(root / "data"))
+
+
+@pytest.fixture(scope="module")
+def folders(root, inputs):
+    """A day's folder for each form of update: the same training, so the same weights."""
+    config = DailyJobConfig(day=DAY, model=MODEL, long_term=LONG_TERM)
+    models = {form: replace(MODEL, online=replace(MODEL.online, form=form)) for form in FORMS}
+    return {
+        form: run_daily_job(replace(config, model=model, output=root / form), inputs=inputs)
+        for form, model in models.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def replayed(inputs):
+    """The protocol's own scores of the day, by form, for a model trained in the same way."""
+    day = prepare_day(inputs, DAY)
+    graph = inputs.long_term_graph()
+    snapshots, _ = train_long_term(
+        graph.csrs(),
+        graph.num_nodes,
+        list(inputs.snapshot_times(day.start)),
+        LONG_TERM,
+        device=torch.device("cpu"),
+    )
+    updates = {form: replace(MODEL.online, form=form) for form in FORMS}
+    model = NeuralOnDay(day, MODEL, 0, updates=updates, snapshots=snapshots, device=torch.device("cpu"))
+    scores = replay_day(day, model, inputs.period)
+    rows = rows_between(day.data, day.start, day.end)
+    shown = inputs.tables.impressions.slice(int(rows[0]), len(rows))
+    return shown.with_columns(**{form: pl.Series(scores[form]) for form in FORMS})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_serving_scores_as_the_replay_does(inputs, folders, replayed, tmp_path, form):
+    start, _ = inputs.bounds(DAY)
+    events = inputs.tables.events.frame.filter(pl.col("time") >= start)
+    gaps = []
+    with OnlineRanker.open(folders[form], state=tmp_path) as ranker:
+        assert ranker.period_start == start
+        for hour in range(start, start + NUM_HOURS * inputs.period, inputs.period):
+            if hour > start:
+                ranker.end_period(hour)
+            within = (pl.col("time") >= hour) & (pl.col("time") < hour + inputs.period)
+            for (user,), rows in replayed.filter(within).group_by("user_id"):
+                found = ranker.rank(user, rows["item_id"], {"tab": 1}, hour)
+                gaps.append(np.abs(found.score - rows[form].to_numpy()).max())
+            # in the order of time: so the events of a period come in the order of the impressions
+            ranker.append(events.filter(within).sort("time", maintain_order=True))
+    assert len(gaps) > 50
+    assert max(gaps) < 2e-5
+    # the updates and the later hours have something to show
+    later = replayed.filter(pl.col("time") < start + NUM_HOURS * inputs.period)
+    assert (later["union"] - later["chained"]).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_folder_says_what_it_is_and_is_not_overwritten(root, inputs, folders):
+    day = open_day_folder(folders["union"], verify=True)
+    start, _ = inputs.bounds(DAY)
+    assert (day.config.day, day.config.start, day.config.fingerprint) == (DAY, start, inputs.fingerprint)
+    assert max(int(csr.edge_time.max()) for csr in day.short_term_graph().values()) < start
+    assert day.counts is not None
+    assert day.counts.base.time.max() < start + 3_600_000  # plays that had begun may become known later
+    with pytest.raises(FileExistsError, match="remove it first"):
+        run_daily_job(DailyJobConfig(day=DAY, output=root / "union", model=MODEL), inputs=inputs)
+
+
+def test_nothing_of_the_day_is_read(inputs):
+    start, _ = inputs.bounds(DAY)
+    day, scaler = before_day(inputs, DAY)
+    assert int(day.data.impressions.time.max()) < start
+    assert int(day.events.frame["time"].max()) < start
+    torch.testing.assert_close(scaler.transform(day.raw_dense), day.data.dense)
+    with pytest.raises(ValueError, match="no row lies before"):
+        before_day(inputs, "2022-04-01")
+
+
+@pytest.mark.slow
+def test_changed_counts_and_models_that_cannot_be_served_are_refused(inputs, tmp_path):
+    config = DailyJobConfig(day=DAY, output=tmp_path, model=replace(MODEL, long_term=False))
+    changed = replace(inputs, data=replace(inputs.data, dense=inputs.data.dense + 1))
+    with pytest.raises(ValueError, match="differ from those of the training data"):
+        run_daily_job(config, inputs=changed)
+    shuffled = replace(config, model=replace(config.model, shuffle_times=True))
+    with pytest.raises(ValueError, match="cannot be served"):
+        run_daily_job(shuffled, inputs=inputs)
+    with pytest.raises(ValueError, match="past_counts=False"):
+        kuairand_counts(replace(inputs, feature_names=["user:count[shown]"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_command_line(root, capsys):
+    arguments = [
+        "--day",
+        DAY,
+        "--data",
+        str(root / "data"),
+        "--output",
+        str(root / "command"),
+        "--epochs",
+        "1",
+    ]
+    # a small model without the long-term graph and without counts is served too
+    options = ["--model.no-long-term", "--model.no-past-counts", "--model.short-term.num-neighbors", "2"]
+    assert main([*arguments, *options]) == 0
+    assert "ready after" in capsys.readouterr().out
+    with OnlineRanker.open(root / "command" / DAY) as ranker:
+        user, item = (ranker.day.ids[name].id_series[0] for name in ("user", "item"))
+        assert 0 < ranker.rank(user, [item], {}, ranker.period_start).score[0] < 1
+    assert main([*arguments, *options]) == 2
+    assert "remove it first" in capsys.readouterr().err
