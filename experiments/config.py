@@ -10,6 +10,7 @@ from graphrec.training.long_term import LongTermConfig
 from graphrec.training.loop import OptimizerConfig
 from graphrec.training.meta_tasks import MetaConfig
 from graphrec.training.online import OnlineConfig, UpdateForm
+from graphrec.training.sml import SMLConfig
 
 TrainedOn = Literal["days before", "all training days"]
 TEST_DAYS = ("2022-05-04", "2022-05-05", "2022-05-06", "2022-05-07", "2022-05-08")
@@ -73,7 +74,7 @@ class BaselineConfig:
     """A model without a graph on the same fields, with or without past counts as dense features.
 
     Attributes:
-        model: which one; DIN needs sequences, and DeepFM takes them as further fields (+external).
+        model: which one; DIN and SASRec need sequences, DeepFM takes them as further fields (+external).
         past_counts: counts, rates and recencies as of the period's start.
         sequences: past events that the model reads, out of "internal" and "external".
         sequence_length: the most recent events of a sequence.
@@ -82,7 +83,7 @@ class BaselineConfig:
 
     """
 
-    model: Literal["FM", "NFM", "AutoInt", "DeepFM", "DIN"] = "DeepFM"
+    model: Literal["FM", "NFM", "AutoInt", "DeepFM", "DIN", "SASRec"] = "DeepFM"
     past_counts: bool = False
     sequences: tuple[str, ...] = ()
     sequence_length: int = 30
@@ -123,8 +124,55 @@ class LogisticConfig:
     max_iterations: int = 200
 
 
-NeuralConfig = LSTTMConfig | BaselineConfig
-ModelConfig = NeuralConfig | TreesConfig | ItemRateConfig | LogisticConfig
+@dataclass(frozen=True, kw_only=True)
+class TGATConfig:
+    """TGAT over the short-term graph that LSTTM has, on the fields of the baselines.
+
+    Attributes:
+        past_counts: counts, rates and recencies as of the period's start.
+        short_term_domains, short_term_behaviors, short_term: as LSTTM's; edge features carry the ages.
+        time_channels: size of an encoded time.
+        num_heads: heads of a layer (paper: 2).
+
+    """
+
+    past_counts: bool = False
+    short_term_domains: tuple[str, ...] = ("internal", "external")
+    short_term_behaviors: tuple[str, ...] = ("click", "skip")
+    short_term: ShortTermConfig = ShortTermConfig(num_neighbors=5, edge_features=True)
+    shuffle_times: bool = False
+    channels: int = 16
+    time_channels: int = 16
+    num_heads: int = 2
+    hidden_channels: tuple[int, ...] = (128, 128)
+    dropout: float = 0.3
+    optimizer: OptimizerConfig = OptimizerConfig()
+    meta: MetaConfig | None = None
+    online: OnlineConfig = OnlineConfig()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SMLModelConfig:
+    """SML over matrix factorisation, or over DeepFM on the fields of the other baselines.
+
+    Attributes:
+        base: the model whose tables are transferred.
+        channels: size of a row.
+        sml: how the model and the networks take turns over the training windows.
+
+    """
+
+    base: Literal["MF", "DeepFM"] = "MF"
+    channels: int = 16
+    hidden_channels: tuple[int, ...] = (128, 128)
+    dropout: float = 0.3
+    sml: SMLConfig = SMLConfig(
+        fit=OptimizerConfig(epochs=1, decay=False, embedding_learning_rate=1e-3), transfer_epochs=1
+    )
+
+
+NeuralConfig = LSTTMConfig | BaselineConfig | TGATConfig
+ModelConfig = NeuralConfig | SMLModelConfig | TreesConfig | ItemRateConfig | LogisticConfig
 
 
 def lsttm() -> LSTTMConfig:

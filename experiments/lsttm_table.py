@@ -5,7 +5,7 @@ row, seed or form of update costs its own parts alone. The tables are made anew 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,8 +139,14 @@ class LSTTMTable:
         if not self.config.only_tables and not self.config.forecast:
             if self.config.search:
                 self._search()
-            specs = [spec for row in self.rows for group in _groups(row) for spec in self.specs(row, group)]
-            self._run(specs, "parts")
+            wanted = [
+                (row.name, spec)
+                for row in self.rows
+                for group in _groups(row)
+                for spec in self.specs(row, group)
+            ]
+            names = {self._key(spec): name for name, spec in reversed(wanted)}
+            self._run([spec for _, spec in wanted], "parts", names.__getitem__)
         if not self.config.forecast:
             self.write_tables()
 
@@ -178,33 +184,55 @@ class LSTTMTable:
     # ---- running ---------------------------------------------------------------------------------
 
     def _search(self) -> None:
-        fingerprint = self.runner.inputs.fingerprint
+        trials: dict[str, tuple[PartSpec, TableRow, int]] = {}
         for row in self.searched:
-            left = missing_trials(self.search_path, row, self.config.data, fingerprint, self.config.trials)
+            missing = missing_trials(
+                self.search_path,
+                row,
+                self.config.data,
+                self.runner.inputs.fingerprint,
+                self.config.trials,
+            )
             specs = trial_specs(row, self.config.data, self.config.trials)
-            self._run([specs[number] for number in left], f"trials of {row.name}")
-            for number in left:
-                write_trial(self.search_path, self.runner, row, number, specs[number])
+            trials |= {self._key(specs[number]): (specs[number], row, number) for number in missing}
 
-    def _run(self, specs: Sequence[PartSpec], what: str) -> None:
+        def write(key: str) -> None:
+            spec, row, number = trials[key]
+            write_trial(self.search_path, self.runner, row, number, spec)
+
+        run = self._run(
+            [spec for spec, _, _ in trials.values()], "trials", lambda key: trials[key][1].name, write
+        )
+        for key in trials.keys() - run:  # finished by an earlier run that was stopped before its line
+            write(key)
+
+    def _run(
+        self,
+        specs: Sequence[PartSpec],
+        what: str,
+        name_of: Callable[[str], str],
+        then: Callable[[str], None] = lambda _: None,
+    ) -> set[str]:
+        """Compute what is missing, say so part by part, and return its keys."""
         left = missing_parts(self.runner.store, specs)
-        done = 0
+        done = set[str]()
 
         def say(spec: PartSpec, seconds: float) -> None:
-            nonlocal done
-            done += 1
+            key = self._key(spec)
+            done.add(key)
+            then(key)
             now = datetime.now(UTC).astimezone().strftime("%H:%M:%S")
-            name = self._name_of(spec)
             print(
-                f"{now} {what}: {done} of {len(left)}, {name}, {spec.day}, seed {spec.seed}: {seconds:.0f} s",
+                f"{now} {what}: {len(done)} of {len(left)}, {name_of(key)}, {spec.day}, seed {spec.seed}: "
+                f"{seconds:.0f} s",
                 flush=True,
             )
 
         run_parts(self.runner, left, jobs=self.config.jobs, on_part=say)
+        return done
 
-    def _name_of(self, spec: PartSpec) -> str:
-        names = [row.name for row in self.rows if self._chosen(row)[0] == spec.model]
-        return names[0] if names else type(spec.model).__name__
+    def _key(self, spec: PartSpec) -> str:
+        return spec.key(self.runner.inputs.fingerprint)
 
     # ---- forecast --------------------------------------------------------------------------------
 
@@ -297,7 +325,7 @@ class LSTTMTable:
     ) -> dict[Form, list[RunPredictions]]:
         """Pool the days of each seed, by form of update."""
         forms: list[Form] = ["none"]
-        if parts[0][0].updates:
+        if "updated" in parts[0][1].forms:
             forms.append("updated")
         pooled: dict[Form, list[RunPredictions]] = {form: [] for form in forms}
         for form in forms:

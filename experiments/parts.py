@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from experiments.config import BaselineConfig, LSTTMConfig, ModelConfig
+from experiments.config import ModelConfig, NeuralConfig
 from experiments.results_table import RunPredictions
 from experiments.tested_day import Scores, TestedDay
 from graphrec.training.batches import rows_between
@@ -92,6 +92,12 @@ class FinishedPart:
     updating_seconds: float
     num_rows: int
     num_parameters: int
+
+    @property
+    def forms(self) -> list[str]:
+        """Names of the forms of update that the part has scores of, "none" first."""
+        names = pl.read_parquet_schema(self.path)
+        return [name.removeprefix("score_") for name in names if name.startswith("score_")]
 
     def predictions(self, form: str, *, run: str, model: str, data: str, seed: int) -> RunPredictions:
         """Read the scores of one form of update."""
@@ -193,6 +199,6 @@ def agrees(stored: Any, current: Any) -> bool:
 
 def _without_online(model: ModelConfig) -> ModelConfig:
     """Leave out the form of update: a part has its own."""
-    if isinstance(model, LSTTMConfig | BaselineConfig):
+    if isinstance(model, NeuralConfig):
         return replace(model, online=OnlineConfig())
     return model

@@ -21,9 +21,12 @@ from experiments.config import (
     LSTTMConfig,
     ModelConfig,
     NeuralConfig,
+    SMLModelConfig,
+    TGATConfig,
 )
 from experiments.inputs import MainInputs
 from experiments.simple_models import ItemRateOnDay, LogisticOnDay, OnDay, TreesOnDay
+from experiments.sml_on_day import SMLOnDay
 from experiments.tested_day import Scores, TestedDay, replay_day, row_numbers
 from experiments.tested_day import prepare_day as prepare_day
 from experiments.update_forms import Timings, UpdatedModels
@@ -32,6 +35,8 @@ from graph_builders.events import EventLog
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, AutoIntRanker, DeepFMRanker, DINRanker, FMRanker, NFMRanker
 from graphrec.models.inputs import ClickBatch
+from graphrec.models.sasrec import SASRecRanker
+from graphrec.models.tgat import TGATRanker
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ClickData, ItemSequences, click_batches, click_loader
 from graphrec.training.long_term import LongTermSnapshots
@@ -59,6 +64,7 @@ BASELINE_MODELS: dict[str, Callable[..., nn.Module]] = {
     "AutoInt": AutoIntRanker,
     "DeepFM": DeepFMRanker,
     "DIN": DINRanker,
+    "SASRec": SASRecRanker,
 }
 
 
@@ -85,10 +91,23 @@ def make_model(config: NeuralConfig, data: ClickData, inputs: MainInputs, channe
         options: dict[str, Any] = {"channels": config.channels, "dropout": config.dropout}
         if config.model != "FM":
             options["hidden_channels"] = config.hidden_channels
-        if config.model in ("DIN", "DeepFM"):
+        if config.model in ("DIN", "DeepFM", "SASRec"):
             options["sequences"] = config.sequences
+        if config.model == "SASRec":
+            options["length"] = config.sequence_length
         return BASELINE_MODELS[config.model](sizes, **options)
     num_types = len(inputs.short_term_relations(config.short_term_domains, config.short_term_behaviors))
+    if isinstance(config, TGATConfig):
+        return TGATRanker(
+            sizes,
+            edge_channels=config.short_term.edge_channels(num_types),
+            channels=config.channels,
+            time_channels=config.time_channels,
+            num_layers=config.short_term.num_layers,
+            num_heads=config.num_heads,
+            hidden_channels=config.hidden_channels,
+            dropout=config.dropout,
+        )
     return LSTTM(
         sizes,
         long_channels=channels if config.long_term else 0,
@@ -127,12 +146,14 @@ class NeuralOnDay:
         self.config, self.seed, self.updates, self.device = config, seed, updates, device
         self.checkpoint, self.on_step = checkpoint, on_step
         self.utc_offset = day.inputs.utc_offset
-        self.graphs = ShortTermGraphs(day, config) if isinstance(config, LSTTMConfig) else None
+        self.graphs = None if isinstance(config, BaselineConfig) else ShortTermGraphs(day, config)
         data = day.data if config.past_counts else replace(day.data, dense=day.data.dense[:, :0])
         if isinstance(config, LSTTMConfig):
             data = replace(
                 data, short_term=config.short_term, snapshots=snapshots if config.long_term else None
             )
+        elif isinstance(config, TGATConfig):
+            data = replace(data, short_term=config.short_term)
         elif config.sequences:
             data = replace(data, sequences=item_sequences(day.inputs, config))
         self.data = data
@@ -239,13 +260,20 @@ def run_model(
     checkpoint: Path | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Take any model through a test day; one without a network has the score "none" alone."""
+    """Take any model through a test day; one without a network has the score "none" alone.
+
+    SML has forms of its own, "none" and "updated"; ``updates`` is for the other networks.
+    """
     if isinstance(config, TreesConfig):
         return run_trees(day, config, seed)
     if isinstance(config, LogisticConfig):
         return run_simple(day, LogisticOnDay(day, config), day.end - day.start)
     if isinstance(config, ItemRateConfig):
         return run_simple(day, ItemRateOnDay(day, config), day.inputs.period)
+    if isinstance(config, SMLModelConfig):
+        sml = SMLOnDay(day, config, seed, device=device, checkpoint=checkpoint, on_step=on_step)
+        score = replay_day(day, sml, day.inputs.period)
+        return Scores(score, [], sml.num_parameters(), sml.timings)
     return run_neural(
         day,
         config,
@@ -265,7 +293,7 @@ class ShortTermGraphs:
     A version holds no edge of the hour that is scored, so there the sampler's bound has nothing to hide.
     """
 
-    def __init__(self, day: TestedDay, config: LSTTMConfig) -> None:
+    def __init__(self, day: TestedDay, config: LSTTMConfig | TGATConfig) -> None:
         self.relations = day.inputs.short_term_relations(
             config.short_term_domains, config.short_term_behaviors
         )

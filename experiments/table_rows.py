@@ -10,6 +10,8 @@ from experiments.config import (
     LogisticConfig,
     LSTTMConfig,
     ModelConfig,
+    SMLModelConfig,
+    TGATConfig,
     lsttm,
     lsttm_literal,
 )
@@ -32,6 +34,13 @@ META: Space = {
     **NETWORK,
     "meta.learning_rate": (0.01, 0.1, 1.0),
     "meta.embedding_learning_rate": (0.01, 1.0, 100.0),
+}
+SML: Space = {
+    "sml.fit.learning_rate": (5e-4, 1e-3, 2e-3),
+    "sml.fit.embedding_learning_rate": (2e-4, 1e-3, 5e-3, 2e-2),
+    "sml.fit.weight_decay": (1e-3, 1e-2, 1e-1),
+    "sml.fit.epochs": (1, 2),
+    "sml.transfer_learning_rate": (1e-4, 1e-3, 1e-2),
 }
 TREES: Space = {
     "num_trees": (200, 300, 500, 800),
@@ -123,6 +132,10 @@ def _make_rows() -> list[TableRow]:
         _baseline("AutoInt", model="AutoInt"),
         _baseline("DeepFM (+external)", sequences=("external",)),
         _baseline("DIN+DeepFM (+external)", model="DIN", sequences=both),
+        TableRow(name="SML (MF)", config=SMLModelConfig(), space=SML),
+        TableRow(name="SML+DeepFM", config=SMLModelConfig(base="DeepFM"), space=SML),
+        _baseline("SASRec (+external)", model="SASRec", sequences=both),
+        TableRow(name="TGAT", config=TGATConfig(), space=GRAPH),
         _baseline("DeepFM + counts", past_counts=True),
         _baseline("DIN+DeepFM (+external) + counts", model="DIN", sequences=both, past_counts=True),
         TableRow(name="boosted trees", config=TreesConfig(max_features=0.5), space=TREES),
