@@ -6,6 +6,7 @@ events. It ranks 200 candidates for users drawn at random, at 1 and at 8 client 
 """
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -226,7 +227,8 @@ def main(arguments: list[str]) -> int:
     rows = run_online(folder, events.sort("time", maintain_order=True), config)
     facts = {
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} torch thread",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch thread",
+        "load_average": os.getloadavg()[1],  # over five minutes, this run included
         "torch": torch.__version__,
         "configuration": asdict(config),
     }

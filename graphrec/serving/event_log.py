@@ -66,23 +66,25 @@ class EventLogFile:
             )
             os.ftruncate(self._file, self.size)
             os.fsync(self._file)
+        self._is_torn = False  # whether a part of a record lies behind the whole ones
 
     def append(self, record: Record) -> None:
         """Write a record and return when it is on disk.
 
         Raises:
-            OSError: it could not be written; the log is as before.
+            OSError: it could not be written; the next call, or opening the log again, cuts off what there is
+                of it.
 
         """
-        data = _encode(record)
-        try:
-            written = 0
-            while written < len(data):
-                written += os.write(self._file, data[written:])
-            os.fdatasync(self._file)
-        except OSError:
+        if self._is_torn:
             os.ftruncate(self._file, self.size)
-            raise
+        self._is_torn = True
+        data = _encode(record)
+        written = 0
+        while written < len(data):
+            written += os.write(self._file, data[written:])
+        os.fdatasync(self._file)
+        self._is_torn = False
         self.size += len(data)
 
     def close(self) -> None:

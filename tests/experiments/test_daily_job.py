@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from experiments.benchmarks.online import OnlineBenchmark, run_online
 from experiments.config import LSTTMConfig
 from experiments.daily_job import DailyJobConfig, before_day, kuairand_counts, main, run_daily_job
 from experiments.inputs import load_inputs
@@ -129,6 +130,24 @@ def test_changed_counts_and_models_that_cannot_be_served_are_refused(inputs, tmp
     with pytest.raises(ValueError, match="past_counts=False"):
         kuairand_counts(replace(inputs, feature_names=["user:count[shown]"]))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_benchmark_measures_everything_and_leaves_the_folder_as_it_was(inputs, folders):
+    start, end = inputs.bounds(DAY)
+    events = inputs.tables.events.frame.filter((pl.col("time") >= start) & (pl.col("time") < end))
+    folder = folders["union"]
+    before = sorted(folder.parent.rglob("*"))
+    config = OnlineBenchmark(num_candidates=20, num_requests=16, batch_sizes=(1, 5), num_events=10)
+    rows = run_online(folder, events.sort("time", maintain_order=True), config)
+    assert sorted(folder.parent.rglob("*")) == before
+    assert all(np.isfinite(row["value"]) for row in rows)
+    shares = {row["setting"]: row["value"] for row in rows if row["measure"] == "share of a request"}
+    assert sum(shares.values()) == pytest.approx(100, abs=0.01)
+    assert all(0 < share < 100 for share in shares.values())
+    measures = [row["measure"] for row in rows]
+    assert measures.count("requests") == measures.count("reopen") == 2
+    assert measures.count("events appended, on disk") == 2
 
 
 @pytest.mark.slow
