@@ -7,7 +7,7 @@ import sys
 # before the first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-if sys.argv[1:2] == ["lsttm_table"]:
+if sys.argv[1:2] in (["lsttm_table"], ["simulator_effects"]):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # its jobs have one thread each
 
 TABLES = {
@@ -23,6 +23,7 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   baselines the paper's baselines beside DeepFM and boosted trees: the last test day, one seed
   meta     LSTTM and DeepFM with and without temporal MAML: the last test day, one seed
   lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
+  simulator_effects what each part of LSTTM brings on simulated data; goes on where it stopped
   report   the page of a table that has been run: --table NAME
   readme   put the tables into README.md
   daily_job train on all before a day and write the folder that graphrec.serving opens
@@ -60,6 +61,10 @@ def main(arguments: list[str]) -> int:
         from experiments.daily_job import main as daily_job
 
         return daily_job(rest)
+    if command == "simulator_effects":
+        from experiments.effects_report import main as simulator_effects
+
+        return simulator_effects(rest)
     if command == "readme":
         from experiments.readme import update_readme
 

@@ -1,0 +1,312 @@
+"""What each part of LSTTM is worth where the truth is known: SIMULATED worlds with an effect on, and at zero.
+
+Worlds of several random seeds; in each, models are trained on all days but the last, and score the last one
+hour by hour as the protocol has it. A part's worth is the difference of two models in the mean of the hourly
+AUCs, and its share of the gap from DeepFM (+external) to the oracle, which scores by the true probabilities.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from sklearn.metrics import roc_auc_score
+
+from experiments.config import BaselineConfig, LSTTMConfig
+from experiments.data_simulated import simulated_inputs
+from experiments.main_inputs import MainInputs
+from experiments.protocol import run_model
+from experiments.results_table import ResultRow, read_rows, replace_run
+from experiments.tested_day import TestedDay, prepare_day
+from graph_builders.datasets import SimulatedData, SimulatorConfig
+from graphrec.training.batches import ShortTermConfig, rows_between
+from graphrec.training.long_term import LongTermConfig, LongTermSnapshots, train_long_term
+from graphrec.training.loop import OptimizerConfig
+from graphrec.training.meta_tasks import MetaConfig
+from graphrec.training.online import OnlineConfig
+
+RUN = "simulator_effects"
+DATA = "simulated"
+RESULTS = Path(__file__).parent / "results"
+ORACLE = "oracle (true probabilities)"
+DEEPFM = "DeepFM (+external)"
+PLAIN = "LSTTM without meta"
+NO_LONG_TERM = "LSTTM without meta, without the long-term graph"
+INTERNAL = "LSTTM without meta, long-term graph of internal clicks"
+FULL = "LSTTM"
+
+# Stated strengths; what is not said here is the simulator's default.
+WORLD = SimulatorConfig(
+    num_days=7,
+    num_users=7_000,
+    num_items=600,
+    num_external_items=400,
+    num_impressions=140_000,
+    num_external_events=210_000,
+    num_topics=12,
+    trends_per_day=8,
+    trend=5.0,
+    external_interest=0.8,
+    lasting_interest=1.3,
+    short_interest=1.0,
+    policy_interest=0.1,
+    policy_mood=0.2,
+    policy_exploration=0.4,
+)
+WORLDS: dict[str, SimulatorConfig] = {
+    "default strengths": WORLD,
+    "trend 0": replace(WORLD, trend=0.0),
+    "external interest 0": replace(WORLD, external_interest=0.0),
+}
+
+LONG_TERM = LongTermConfig(
+    num_walks=512,
+    num_layers=1,
+    num_neighbors=30,
+    learning_rate=0.01,
+    context_size=2,
+    first_steps=150,
+    steps=60,
+)
+OPTIMIZER = OptimizerConfig(epochs=4, embedding_learning_rate=1e-3)
+LSTTM_PLAIN = LSTTMConfig(
+    past_counts=False,
+    short_term_domains=("internal",),
+    short_term=ShortTermConfig(num_neighbors=5, edge_features=True, degree_features=True),
+    dropout=0.1,
+    optimizer=OPTIMIZER,
+)
+META = MetaConfig(
+    order=1, learning_rate=0.1, embedding_learning_rate=1.0, support=512, query=512, num_tasks=2
+)
+LSTTM_META = replace(
+    LSTTM_PLAIN,
+    meta=META,
+    optimizer=OptimizerConfig(epochs=6, learning_rate=2e-3, embedding_learning_rate=3e-3),
+)
+
+
+def _chained(learning_rate: float, embedding_learning_rate: float) -> OnlineConfig:
+    return OnlineConfig(
+        form="chained", learning_rate=learning_rate, embedding_learning_rate=embedding_learning_rate
+    )
+
+
+NONE = OnlineConfig(form="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectModel:
+    """One model: its configuration, the domains of its long-term graph, and how it is updated.
+
+    Attributes:
+        config: of the model and its training.
+        domains: of the long-term graph; None for all.
+        online: the updates during the day that are shown beside none at all.
+
+    """
+
+    config: BaselineConfig | LSTTMConfig
+    domains: tuple[str, ...] | None = None
+    online: OnlineConfig = _chained(0.0, 2.0)
+
+
+MODELS: dict[str, EffectModel] = {
+    DEEPFM: EffectModel(
+        config=BaselineConfig(sequences=("external",), dropout=0.1, optimizer=OPTIMIZER),
+    ),
+    NO_LONG_TERM: EffectModel(config=replace(LSTTM_PLAIN, long_term=False)),
+    INTERNAL: EffectModel(config=LSTTM_PLAIN, domains=("internal",)),
+    PLAIN: EffectModel(config=LSTTM_PLAIN),
+    FULL: EffectModel(config=LSTTM_META, online=_chained(0.1, 1.0)),
+}
+UPDATED = "{}, updated hourly"
+
+# A part and the two rows of the table whose difference it is.
+EFFECTS: dict[str, tuple[str, str]] = {
+    "long-term graph": (PLAIN, NO_LONG_TERM),
+    "external behaviours in the long-term graph": (PLAIN, INTERNAL),
+    "temporal MAML with hourly updates": (UPDATED.format(FULL), PLAIN),
+    "hourly updates without temporal MAML": (UPDATED.format(PLAIN), PLAIN),
+    "temporal MAML, both updated hourly": (UPDATED.format(FULL), UPDATED.format(PLAIN)),
+}
+MAIN_EFFECT = "temporal MAML with hourly updates"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectsConfig:
+    """A run of the effects.
+
+    Attributes:
+        seeds: each is the seed of a world and of the models trained in it.
+        worlds: names out of ``WORLDS``.
+        models: names out of ``MODELS``.
+        only_tables: train nothing; make the tables and the figure of the parts that are finished.
+
+    """
+
+    seeds: tuple[int, ...] = (1, 2, 3)
+    worlds: tuple[str, ...] = tuple(WORLDS)
+    models: tuple[str, ...] = tuple(MODELS)
+    only_tables: bool = False
+
+    def __post_init__(self) -> None:
+        for name, wanted, there in (("worlds", self.worlds, WORLDS), ("models", self.models, MODELS)):
+            unknown = sorted(set(wanted) - set(there))
+            if unknown:
+                raise ValueError(f"no {name} {unknown}; there are {[*there]}")
+
+
+def run_effects(
+    config: EffectsConfig,
+    *,
+    work: Path = Path("runs") / RUN,
+    results: Path = RESULTS,
+    worlds: Mapping[str, SimulatorConfig] = WORLDS,
+    models: Mapping[str, EffectModel] = MODELS,
+    long_term: LongTermConfig = LONG_TERM,
+    on_part: Callable[[str], None] = lambda _: None,
+) -> list[ResultRow]:
+    """Train what is missing, and write the figures of all finished parts of these configurations.
+
+    A part is one model in one world of one seed; a finished one is kept under a name that its whole
+    configuration is hashed into, so a killed run goes on, and a changed model alone is trained again.
+
+    Returns:
+        The rows of ``{results}/simulator_effects.jsonl``.
+
+    """
+    rows: list[ResultRow] = []
+    for seed in config.seeds:
+        for world in config.worlds:
+            here = _World(replace(worlds[world], random_seed=seed), seed, long_term, work)
+            scores: dict[str, pl.DataFrame] = {}
+            for name in config.models:
+                path = here.path(models[name])
+                if not path.exists():
+                    if config.only_tables:
+                        continue
+                    here.train(models[name])
+                    on_part(f"{world}, seed {seed}: {name}")
+                scores[name] = pl.read_parquet(path)
+            rows += _rows(f"{DATA}, {world}", seed, scores)
+    replace_run(results / f"{RUN}.jsonl", RUN, rows)
+    return read_rows(results / f"{RUN}.jsonl")
+
+
+class _World:
+    """A simulated world, made when the first of its parts is missing, and its finished parts."""
+
+    def __init__(self, config: SimulatorConfig, seed: int, long_term: LongTermConfig, work: Path) -> None:
+        self.config, self.seed, self.work = config, seed, work
+        self.long_term = replace(long_term, random_seed=seed)
+        self._day: TestedDay | None = None
+        self._snapshots: dict[tuple[str, ...] | None, LongTermSnapshots] = {}
+
+    def path(self, model: EffectModel) -> Path:
+        """Return where the scores of a part lie; the file is there once the part is finished."""
+        reads_long_term = isinstance(model.config, LSTTMConfig) and model.config.long_term
+        content = [asdict(self.config), asdict(model), asdict(self.long_term) if reads_long_term else None]
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return self.work / "parts" / f"{key}.parquet"
+
+    def train(self, model: EffectModel) -> None:
+        """Train a model on the days before the last one, take it through that day and keep its scores."""
+        day = self.day()
+        reads_long_term = isinstance(model.config, LSTTMConfig) and model.config.long_term
+        scores = run_model(
+            day,
+            model.config,
+            self.seed,
+            updates={"none": NONE, "updated": model.online},
+            snapshots=self.snapshots(model.domains) if reads_long_term else None,
+            device=torch.device("cpu"),
+        )
+        rows = rows_between(day.data, day.start, day.end)
+        simulated = day.inputs.tables
+        assert isinstance(simulated, SimulatedData)
+        frame = pl.DataFrame(
+            {
+                "hour": ((day.data.as_of[rows] - day.start) // day.inputs.period).numpy(),
+                "label": day.data.impressions.label[rows].numpy(),
+                "probability": simulated.click_probability[rows.numpy()],
+                **scores.score,
+            }
+        )
+        path = self.path(model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+
+    def day(self) -> TestedDay:
+        """Return the last day."""
+        if self._day is None:
+            last = date.fromisoformat(self.config.start) + timedelta(days=self.config.num_days - 1)
+            self._day = prepare_day(simulated_inputs(self.config), last.isoformat())
+        return self._day
+
+    def snapshots(self, domains: tuple[str, ...] | None) -> LongTermSnapshots:
+        """Return the long-term vectors of each day from the behaviours of some domains."""
+        if domains not in self._snapshots:
+            inputs: MainInputs = self.day().inputs
+            graph = inputs.long_term_graph(domains)
+            self._snapshots[domains], _ = train_long_term(
+                graph.csrs(),
+                graph.num_nodes,
+                inputs.snapshot_times(self.day().start),
+                self.long_term,
+                device=torch.device("cpu"),
+            )
+        return self._snapshots[domains]
+
+
+def hourly_auc(hour: np.ndarray, label: np.ndarray, score: np.ndarray) -> dict[int, float]:
+    """Return the AUC of each hour that has clicks and skips."""
+    found = {}
+    for one in np.unique(hour):
+        rows = hour == one
+        if 0 < label[rows].mean() < 1:
+            found[int(one)] = float(roc_auc_score(label[rows], score[rows]))
+    return found
+
+
+def _rows(data: str, seed: int, scores: Mapping[str, pl.DataFrame]) -> list[ResultRow]:
+    """Turn the scores of a world into figures of the models, the oracle and the effects."""
+    if not scores:
+        return []
+    columns: dict[str, np.ndarray] = {}
+    first = next(iter(scores.values()))
+    hour, label = first["hour"].to_numpy(), first["label"].to_numpy()
+    for name, frame in scores.items():
+        columns[name] = frame["none"].to_numpy()
+        columns[UPDATED.format(name)] = frame["updated"].to_numpy()
+    columns[ORACLE] = first["probability"].to_numpy()
+    by_hour = {name: hourly_auc(hour, label, score) for name, score in columns.items()}
+    mean = {name: float(np.mean([*found.values()])) for name, found in by_hour.items()}
+    rows = []
+    for name, score in columns.items():
+        for part, metric, value in (
+            ("all", "auc", float(roc_auc_score(label, score))),
+            ("mean of hours", "auc", mean[name]),
+        ):
+            rows.append(ResultRow(RUN, name, data, seed, part, metric, value, len(label)))
+    for effect, (better, reference) in EFFECTS.items():
+        if better not in mean or reference not in mean:
+            continue
+        gain = mean[better] - mean[reference]
+        values = [("all", "auc gain", gain)]
+        if DEEPFM in mean:
+            values.append(("all", "share of the gap", gain / (mean[ORACLE] - mean[DEEPFM])))
+        values += [
+            (f"hour={one:02d}", "auc gain", by_hour[better][one] - by_hour[reference][one])
+            for one in by_hour[better]
+        ]
+        rows += [
+            ResultRow(RUN, effect, data, seed, part, name, value, len(label)) for part, name, value in values
+        ]
+    return rows
