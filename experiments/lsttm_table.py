@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.config import DATA_SETTINGS, NeuralConfig
+from experiments.lsttm_report import draw_hours
 from experiments.paired_tests import figures_of_seed, pairwise_tests
 from experiments.parts import FinishedPart, PartSpec
 from experiments.results_table import RunPredictions, read_lines, write_lines
@@ -32,6 +33,7 @@ from graphrec.evaluation import Comparison
 from graphrec.training.online import OnlineConfig
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
 SEARCH_FILE = "lsttm_search.jsonl"
 BUDGET_HOURS = 15.0
 CANDIDATE = "LSTTM"
@@ -112,6 +114,7 @@ class LSTTMTable:
         results: folder of the result files.
         work: folder of parts and checkpoints; default ``runs/lsttm_table/<data>``.
         rows: other rows than the chosen ones of ``ROWS``, by name; for tests.
+        figure: where AUC by hour is drawn; default ``docs/lsttm_hours_<data>.svg``.
 
     """
 
@@ -122,9 +125,11 @@ class LSTTMTable:
         results: Path = RESULTS,
         work: Path | None = None,
         rows: Sequence[TableRow] | None = None,
+        figure: Path | None = None,
     ) -> None:
         self.config, self.results = config, results
         folder = Path("runs") / "lsttm_table" / config.data if work is None else work
+        self.figure = DOCS / f"lsttm_hours_{config.data}.svg" if figure is None else figure
         self.rows = list(config.table_rows() if rows is None else rows)
         self.searched = config.searched_rows() if rows is None else [row for row in rows if row.of is None]
         self.by_name = {row.name: row for row in (*self.searched, *self.rows)}
@@ -297,6 +302,8 @@ class LSTTMTable:
         groups: tuple[Group, ...] = ("main", "ablations")
         for group in groups:
             self._write_table(group)
+        if draw_hours(self.results, self.config.data, self.figure):
+            print(f"figure: {self.figure}")
 
     def _write_table(self, group: Group) -> None:
         rows = [row for row in self.rows if group in _groups(row)]

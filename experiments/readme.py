@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.benchmarks.samplers.results import markdown_table, read_rows
 from experiments.benchmarks.samplers.settings import DEFAULT_OUT
+from experiments.lsttm_report import lsttm_section
 from experiments.report import read_page
 from experiments.results_table import read_lines
 from graphrec.evaluation.page import render_markdown
@@ -28,8 +29,8 @@ EVALUATION_COMMAND = (
 def update_readme(readme: Path, results: Path, tables: dict[str, str]) -> None:
     """Replace what stands between the markers by the tables' figures and tests.
 
-    The benchmarks of samplers and evaluation have markers of their own; a part stays as it is where the
-    results hold none.
+    LSTTM's tables and the benchmarks of samplers and evaluation have markers of their own; a part stays as
+    it is where the results hold none.
 
     Args:
         readme: the file.
@@ -53,6 +54,8 @@ def update_readme(readme: Path, results: Path, tables: dict[str, str]) -> None:
     benchmark = results / EVALUATION_BENCHMARK
     if benchmark.exists():
         text = put_between(text, "evaluation", evaluation_section(benchmark), readme)
+    if (results / "lsttm_table.jsonl").exists():
+        text = put_between(text, "lsttm", lsttm_section(results), readme)
     temporary = readme.with_name(readme.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(readme)

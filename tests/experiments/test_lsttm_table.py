@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 
 from experiments.config import BaselineConfig, ItemRateConfig, LSTTMConfig
+from experiments.lsttm_report import draw_hours, lsttm_section
 from experiments.lsttm_table import LSTTMTable, TableConfig
+from experiments.readme import update_readme
 from experiments.results_table import read_lines
 from experiments.run_parts import missing_parts
 from experiments.search import GAUC, chosen, criterion, trial_specs, trials
@@ -53,7 +55,9 @@ def table(root, rows=TABLE_ROWS, **options):
     config = TableConfig(
         **{"days": (DAY,), "seeds": (0, 1), "trials": 2, "path": str(root / "data"), **options}
     )
-    return LSTTMTable(config, results=root / "results", work=root / "work", rows=rows)
+    return LSTTMTable(
+        config, results=root / "results", work=root / "work", rows=rows, figure=root / "hours.svg"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,37 @@ def test_tables_hold_every_row_and_a_small_number_of_lines(root, finished):
         for form in ("none", "updated")
     }
     assert {test["num_tests"] for test in tests} == {2}
+
+
+@pytest.mark.slow
+def test_markdown_and_figure_show_what_the_files_hold(root, finished):
+    text = lsttm_section(root / "results")
+    lines = read_lines(root / "results" / "lsttm_table.jsonl")
+    both = value(lines, "DeepFM", "auc")
+    (row,) = [line for line in text.splitlines() if line.startswith("| DeepFM | 0.")][:1]
+    assert f"| {np.mean(both):.4f} ± {np.std(both, ddof=1):.4f} |" in row
+    assert "### All rows: KuaiRand-Pure" in text
+    assert "### Ablations of LSTTM: KuaiRand-Pure" in text
+    tests = read_lines(root / "results" / "lsttm_table.tests.jsonl")
+    difference = next(
+        test["difference"]
+        for test in tests
+        if (test["baseline"], test["metric"], test["form"]) == ("DeepFM", "auc", "none")
+    )
+    assert f"| DeepFM | {difference:+.4f} (p " in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("| LSTTM | 0.")}
+    assert widths == {13}
+    svg = (root / "hours.svg").read_text()
+    assert svg.startswith("<?xml")
+    readme = root / "README.md"
+    readme.write_text("<!-- lsttm:begin --><!-- lsttm:end --><!-- results:begin --><!-- results:end -->")
+    update_readme(readme, root / "results", {})
+    assert text in readme.read_text()
+
+
+def test_no_figure_without_hours(tmp_path):
+    assert not draw_hours(tmp_path, "kuairand", tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()
 
 
 @pytest.mark.slow
