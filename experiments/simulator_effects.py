@@ -8,9 +8,10 @@ AUCs, and its share of the gap from DeepFM (+external) to the oracle, which scor
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from experiments.config import BaselineConfig, LSTTMConfig
 from experiments.data_simulated import simulated_inputs
 from experiments.main_inputs import MainInputs
+from experiments.parts import PROTOCOL_VERSION, agrees, all_fields, changed_fields
 from experiments.protocol import run_model
 from experiments.results_table import ResultRow, read_rows, replace_run
 from experiments.tested_day import TestedDay, prepare_day
@@ -174,7 +176,7 @@ def run_effects(
 ) -> list[ResultRow]:
     """Train what is missing, and write the figures of all finished parts of these configurations.
 
-    A part is one model in one world of one seed; a finished one is kept under a name that its whole
+    A part is one model in one world of one seed; a finished one is kept under a name that its
     configuration is hashed into, so a killed run goes on, and a changed model alone is trained again.
 
     Returns:
@@ -187,13 +189,12 @@ def run_effects(
             here = _World(replace(worlds[world], random_seed=seed), seed, long_term, work)
             scores: dict[str, pl.DataFrame] = {}
             for name in config.models:
-                path = here.path(models[name])
-                if not path.exists():
-                    if config.only_tables:
-                        continue
+                if here.finished(models[name]) is None and not config.only_tables:
                     here.train(models[name])
                     on_part(f"{world}, seed {seed}: {name}")
-                scores[name] = pl.read_parquet(path)
+                path = here.finished(models[name])
+                if path is not None:
+                    scores[name] = pl.read_parquet(path)
             rows += _rows(f"{DATA}, {world}", seed, scores)
     replace_run(results / f"{RUN}.jsonl", RUN, rows)
     return read_rows(results / f"{RUN}.jsonl")
@@ -208,11 +209,23 @@ class _World:
         self._day: TestedDay | None = None
         self._snapshots: dict[tuple[str, ...] | None, LongTermSnapshots] = {}
 
-    def path(self, model: EffectModel) -> Path:
-        """Return where the scores of a part lie; the file is there once the part is finished."""
+    def finished(self, model: EffectModel) -> Path | None:
+        """Return where the scores of a part lie, or None where it is to be trained."""
+        path = self._path(model)
+        facts = path.with_suffix(".json")
+        if not facts.exists() or not agrees(json.loads(facts.read_text()), all_fields(self._content(model))):
+            return None
+        return path
+
+    def _content(self, model: EffectModel) -> list[Any]:
+        """Return all that a part is computed from."""
         reads_long_term = isinstance(model.config, LSTTMConfig) and model.config.long_term
-        content = [asdict(self.config), asdict(model), asdict(self.long_term) if reads_long_term else None]
-        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return [self.config, model, self.long_term if reads_long_term else None]
+
+    def _path(self, model: EffectModel) -> Path:
+        # options that are added later, and left at their defaults, change no name
+        changed = [PROTOCOL_VERSION, changed_fields(self._content(model))]
+        key = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
         return self.work / "parts" / f"{key}.parquet"
 
     def train(self, model: EffectModel) -> None:
@@ -238,10 +251,13 @@ class _World:
                 **scores.score,
             }
         )
-        path = self.path(model)
+        path = self._path(model)
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
+        # the file that marks the part as finished comes last
+        path.with_suffix(".tmp").write_text(json.dumps(all_fields(self._content(model))))
+        path.with_suffix(".tmp").replace(path.with_suffix(".json"))
 
     def day(self) -> TestedDay:
         """Return the last day."""

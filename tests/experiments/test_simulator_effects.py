@@ -93,6 +93,15 @@ def test_every_part_is_computed_once_and_kept(done):
     assert run(folder, only_tables=True) == (rows, [])
 
 
+def test_a_part_of_other_defaults_is_trained_again(tmp_path):
+    run(tmp_path, models=(DEEPFM,))
+    (facts,) = (tmp_path / "work" / "parts").glob("*.json")
+    assert '"num_topics": 4' in facts.read_text()
+    facts.write_text(facts.read_text().replace('"mood_hours": 5.0', '"mood_hours": 6.0'))
+    assert run(tmp_path, models=(DEEPFM,), only_tables=True) == ([], [])
+    assert len(run(tmp_path, models=(DEEPFM,))[1]) == 1
+
+
 def test_figures_are_those_of_the_scores(done):
     folder, rows, _ = done
     frames = [pl.read_parquet(path) for path in (folder / "work" / "parts").glob("*.parquet")]
