@@ -39,6 +39,12 @@ DATA_SETTINGS: dict[str, DataSetting] = {
     "kuairand": DataSetting(
         test_days=TEST_DAYS, validation_day=VALIDATION_DAY, ablation_days=("2022-05-07", "2022-05-08")
     ),
+    "simulator": DataSetting(
+        test_days=("2024-01-09", "2024-01-10"), validation_day="2024-01-08", ablation_days=("2024-01-10",)
+    ),
+    "amazon-afk": DataSetting(  # windows of 180 days, in periods of 30
+        test_days=("2013-07-14", "2014-01-10"), validation_day="2013-01-15", ablation_days=("2014-01-10",)
+    ),
 }
 
 

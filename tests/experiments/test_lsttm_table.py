@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.config import BaselineConfig, ItemRateConfig, LSTTMConfig
+from experiments.config import DATA_SETTINGS, BaselineConfig, ItemRateConfig, LSTTMConfig
+from experiments.inputs import DATA
 from experiments.lsttm_report import draw_hours, lsttm_section
 from experiments.lsttm_table import LSTTMTable, TableConfig
 from experiments.readme import update_readme
@@ -195,6 +196,22 @@ def test_the_search_chooses_the_best_trial_and_its_best_rates(root, finished):
     assert chosen(path, changed, "kuairand", fingerprint, 2).num_trials == 0
     ablation = finished.specs(TABLE_ROWS[3], "ablations")[0].model
     assert ablation == replace(found.model, long_term=False)
+
+
+@pytest.mark.slow
+def test_another_data_set_has_lines_of_its_own(root, finished, tmp_path):
+    assert set(DATA_SETTINGS) <= set(DATA)
+    rows = [TableRow(name="item CTR", config=ItemRateConfig(), is_random=False), TABLE_ROWS[1]]
+    config = TableConfig(data="simulator", days=("2024-01-10",), seeds=(0,), search=False)
+    results = root / "results"
+    before = read_lines(results / "lsttm_table.jsonl")
+    LSTTMTable(config, results=results, work=tmp_path, rows=rows, figure=tmp_path / "hours.svg").run()
+    after = read_lines(results / "lsttm_table.jsonl")
+    assert [line for line in after if line["data"] == "kuairand"] == before
+    assert {line["model"] for line in after if line["data"] == "simulator"} == {"item CTR", "DeepFM"}
+    assert "### All rows: SIMULATED behaviour" in lsttm_section(results)
+    finished.write_tables()
+    assert len(read_lines(results / "lsttm_table.jsonl")) == len(after)
 
 
 def test_trials_are_distinct_repeatable_and_begin_with_the_defaults():
