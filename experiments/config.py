@@ -10,6 +10,7 @@ from graphrec.training.long_term import LongTermConfig
 from graphrec.training.loop import OptimizerConfig
 from graphrec.training.meta_tasks import MetaConfig
 from graphrec.training.online import OnlineConfig, UpdateForm
+from graphrec.training.preference import PreferenceConfig
 from graphrec.training.sml import SMLConfig
 
 TrainedOn = Literal["days before", "all training days"]
@@ -53,6 +54,8 @@ class LSTTMConfig:
     """LSTTM and its named options beyond the paper; the defaults were chosen on the validation day.
 
     With ``meta`` it is trained by temporal MAML, with ``optimizer`` outside, and otherwise on plain batches.
+    With ``preference`` it also reads what was learned from items that were shown and left; the seed of a run
+    takes the place of ``preference.random_seed``.
     """
 
     long_term: bool = True
@@ -67,6 +70,7 @@ class LSTTMConfig:
     short_term_behaviors: tuple[str, ...] = ("click", "skip")
     short_term: ShortTermConfig = ShortTermConfig(num_neighbors=5, edge_features=True, degree_features=True)
     shuffle_times: bool = False
+    preference: PreferenceConfig | None = None
     channels: int = 16
     hidden_channels: tuple[int, ...] = (128, 128)
     dropout: float = 0.3
@@ -86,6 +90,7 @@ class BaselineConfig:
         sequence_length: the most recent events of a sequence.
         channels: size of a field's vector.
         meta: temporal MAML's tasks and inner step; None trains on plain batches.
+        preference: preference vectors as further inputs, of DeepFM alone; its random seed is that of the run.
 
     """
 
@@ -99,6 +104,11 @@ class BaselineConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     meta: MetaConfig | None = None
     online: OnlineConfig = OnlineConfig()
+    preference: PreferenceConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.preference is not None and self.model != "DeepFM":
+            raise ValueError(f"preference vectors are inputs of DeepFM and LSTTM, not of {self.model}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +230,11 @@ META: dict[str, ModelConfig] = {
     "DeepFM + counts, temporal MAML": BaselineConfig(past_counts=True, meta=MetaConfig()),
 }
 
+PREFERENCE: dict[str, ModelConfig] = {
+    "LSTTM + preference": replace(lsttm(), preference=PreferenceConfig()),
+    "DeepFM + counts + preference": BaselineConfig(past_counts=True, preference=PreferenceConfig()),
+}
+
 BASELINES: dict[str, ModelConfig] = {
     "FM": BaselineConfig(model="FM"),
     "NFM": BaselineConfig(model="NFM"),
@@ -228,7 +243,7 @@ BASELINES: dict[str, ModelConfig] = {
     "DIN+DeepFM (+external)": BaselineConfig(model="DIN", sequences=("internal", "external")),
 }
 
-ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES, **META}
+ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES, **META, **PREFERENCE}
 
 
 @dataclass(frozen=True, kw_only=True)

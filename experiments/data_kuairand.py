@@ -4,7 +4,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from experiments.main_inputs import MainInputs, encode_fields, fingerprint
+from experiments.main_inputs import ExposureRole, MainInputs, encode_fields, fingerprint
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.datasets import DatasetTables, load_kuairand_pure
 from graph_builders.ids import IdMap
@@ -24,6 +24,7 @@ SEQUENCES = {
     "external": (Relation("external", "click"), Relation("early", "long_watch")),
 }
 LONG_TERM_BEHAVIORS = ("click", "like", "long_view", "long_watch")
+EXPOSURES = (ExposureRole("early", ("impression",), "long_watch"),)
 EARLY = {"early_shown": "impression", "early_long_watch": "long_watch", "early_like": "like"}
 
 
@@ -93,6 +94,7 @@ def kuairand_inputs(period_hours: int = 1, path: str | None = None) -> MainInput
         roles=ROLES,
         sequences=SEQUENCES,
         long_term_behaviors=LONG_TERM_BEHAVIORS,
+        exposures=EXPOSURES,
     )
 
 

@@ -6,7 +6,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from experiments.main_inputs import MainInputs, encode_fields, fingerprint
+from experiments.main_inputs import ExposureRole, MainInputs, encode_fields, fingerprint
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.datasets import SimulatorConfig, simulate
 from graph_builders.ids import IdMap
@@ -26,6 +26,7 @@ ROLES = {
 }
 SEQUENCES = {"internal": (Relation("internal", "click"),), "external": (Relation("external", "view"),)}
 LONG_TERM_BEHAVIORS = ("click", "view")
+EXPOSURES = (ExposureRole("internal", ("click", "skip"), "click"),)
 
 
 def simulated_inputs(config: SimulatorConfig | None = None, period_hours: int = 1) -> MainInputs:
@@ -86,6 +87,7 @@ def simulated_inputs(config: SimulatorConfig | None = None, period_hours: int = 
         roles=ROLES,
         sequences=SEQUENCES,
         long_term_behaviors=LONG_TERM_BEHAVIORS,
+        exposures=EXPOSURES,
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,14 @@ from graph_builders.features import fit_fields
 from graph_builders.splits import Impressions, day_bounds
 from graphrec.models.inputs import InputSizes, NodeFields
 from graphrec.training.batches import ClickData
+
+
+class ExposureRole(NamedTuple):
+    """Behaviours of a domain that say what users were shown, and the one that says they liked it."""
+
+    domain: str
+    shown: tuple[str, ...]
+    liked: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +47,7 @@ class MainInputs:
             to the external domain what a click is to the internal one; parts that nothing plays are left out.
         sequences: relations of which the named sequences of past events are made ("internal", "external").
         long_term_behaviors: what users did, not what they were shown: the edges of the long-term graph.
+        exposures: where the log says what users were shown, for preference vectors; empty where it does not.
 
     """
 
@@ -55,6 +65,7 @@ class MainInputs:
     roles: Mapping[tuple[str, str], Relation]
     sequences: Mapping[str, tuple[Relation, ...]]
     long_term_behaviors: tuple[str, ...]
+    exposures: tuple[ExposureRole, ...] = ()
 
     @property
     def units_per_second(self) -> int:

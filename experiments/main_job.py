@@ -26,6 +26,7 @@ import torch
 from experiments.config import ALL_MODELS, LSTTMConfig, MainConfig, ModelConfig, NeuralConfig
 from experiments.inputs import MainInputs, load_inputs
 from experiments.paired_tests import figures_of_seed, pairwise_tests, write_tests
+from experiments.preferences import preferences_of
 from experiments.protocol import run_model, update_forms
 from experiments.report import ReportPaths, build_report
 from experiments.results_table import (
@@ -148,12 +149,17 @@ def _run_part(
     on_step: OnStep,
 ) -> Scores:
     checkpoint = work / "checkpoints" / f"{part.name}.pt"
+    last = max(day.inputs.bounds(name)[0] for name in config.test_days)
+    preferences = preferences_of(
+        day.inputs, model, part.seed, until=last, folder=work / "preference", device=device
+    )
     scores = run_model(
         day,
         model,
         part.seed,
         updates=update_forms(model, config.update_forms) if isinstance(model, NeuralConfig) else {},
         snapshots=snapshots,
+        preferences=preferences,
         device=device,
         checkpoint=checkpoint,
         on_step=on_step,

@@ -86,6 +86,7 @@ def item_sequences(inputs: MainInputs, config: BaselineConfig) -> dict[str, Item
 
 def make_model(config: NeuralConfig, data: ClickData, inputs: MainInputs, channels: int) -> nn.Module:
     """Build an untrained model for the batches of ``data``."""
+    preference_channels = 0 if data.preferences is None else data.preferences.vectors["user"].shape[-1]
     sizes = replace(inputs.sizes, dense=data.dense.shape[1] if config.past_counts else 0)
     if isinstance(config, BaselineConfig):
         options: dict[str, Any] = {"channels": config.channels, "dropout": config.dropout}
@@ -95,6 +96,8 @@ def make_model(config: NeuralConfig, data: ClickData, inputs: MainInputs, channe
             options["sequences"] = config.sequences
         if config.model == "SASRec":
             options["length"] = config.sequence_length
+        if config.model == "DeepFM":
+            options["preference_channels"] = preference_channels
         return BASELINE_MODELS[config.model](sizes, **options)
     num_types = len(inputs.short_term_relations(config.short_term_domains, config.short_term_behaviors))
     if isinstance(config, TGATConfig):
@@ -120,6 +123,7 @@ def make_model(config: NeuralConfig, data: ClickData, inputs: MainInputs, channe
         fusion=config.fusion,
         item_vectors=config.item_vectors,
         raw_fields=config.raw_fields,
+        preference_channels=preference_channels,
         hidden_channels=config.hidden_channels,
         dropout=config.dropout,
     )
@@ -139,10 +143,16 @@ class NeuralOnDay:
         *,
         updates: Mapping[str, OnlineConfig],
         snapshots: LongTermSnapshots | None,
+        preferences: LongTermSnapshots | None = None,
         device: torch.device,
         checkpoint: Path | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> None:
+        reads_preference = not isinstance(config, TGATConfig) and config.preference is not None
+        if reads_preference and preferences is None:
+            raise ValueError(
+                "the model reads preference vectors and was given none: pass those of `preferences_of`"
+            )
         self.config, self.seed, self.updates, self.device = config, seed, updates, device
         self.checkpoint, self.on_step = checkpoint, on_step
         self.utc_offset = day.inputs.utc_offset
@@ -156,6 +166,8 @@ class NeuralOnDay:
             data = replace(data, short_term=config.short_term)
         elif config.sequences:
             data = replace(data, sequences=item_sequences(day.inputs, config))
+        if reads_preference:
+            data = replace(data, preferences=preferences)
         self.data = data
         torch.manual_seed(seed)
         channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
@@ -228,6 +240,7 @@ def run_neural(
     *,
     updates: Mapping[str, OnlineConfig],
     snapshots: LongTermSnapshots | None,
+    preferences: LongTermSnapshots | None,
     period: int,
     device: torch.device,
     checkpoint: Path | None = None,
@@ -240,6 +253,7 @@ def run_neural(
         seed,
         updates=updates,
         snapshots=snapshots,
+        preferences=preferences,
         device=device,
         checkpoint=checkpoint,
         on_step=on_step,
@@ -256,6 +270,7 @@ def run_model(
     *,
     updates: Mapping[str, OnlineConfig],
     snapshots: LongTermSnapshots | None,
+    preferences: LongTermSnapshots | None = None,
     device: torch.device,
     checkpoint: Path | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -280,6 +295,7 @@ def run_model(
         seed,
         updates=updates,
         snapshots=snapshots,
+        preferences=preferences,
         period=day.inputs.period,
         device=device,
         checkpoint=checkpoint,

@@ -14,6 +14,7 @@ import torch
 from experiments.config import DATA_SETTINGS, LSTTMConfig
 from experiments.inputs import load_inputs
 from experiments.parts import PartSpec, PartStore
+from experiments.preferences import preferences_of
 from experiments.protocol import run_model
 from experiments.simple_models import TreesOnDay
 from experiments.snapshots import kept_snapshots
@@ -58,6 +59,7 @@ class PartRunner:
             spec.seed,
             updates=spec.updates,
             snapshots=snapshots,
+            preferences=self.preferences(spec),
             device=self.device,
             checkpoint=self.store.checkpoint(spec),
         )
@@ -73,6 +75,14 @@ class PartRunner:
         at_once = spec.model.long_term_trained_on == "all training days"
         last = spec.day if at_once else max(DATA_SETTINGS[spec.data].test_days)
         return self._snapshots(spec.long_term, self.inputs.bounds(last)[0], spec.model.long_term_trained_on)
+
+    def preferences(self, spec: PartSpec) -> LongTermSnapshots | None:
+        """Return the preference vectors that the part reads, or None; those of all test days are one file."""
+        last, _ = self.inputs.bounds(max(DATA_SETTINGS[spec.data].test_days))
+        folder = self.source.folder / "preference"
+        return preferences_of(
+            self.inputs, spec.model, spec.seed, until=last, folder=folder, device=self.device
+        )
 
     def probe(self, spec: PartSpec) -> float:
         """Estimate a part's processor seconds from some steps of its training.
@@ -94,6 +104,7 @@ class PartRunner:
                 spec.seed,
                 updates=spec.updates,
                 snapshots=self.snapshots(spec),
+                preferences=self.preferences(spec),
                 device=self.device,
                 on_step=steps,
             )

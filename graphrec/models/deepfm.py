@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from graphrec.models.field_ranker import FieldRanker
 from graphrec.models.inputs import ClickBatch, InputSizes
+from graphrec.models.preference_fields import NUM_PREFERENCE_DENSE, NUM_PREFERENCE_FIELDS, PreferenceFields
 from graphrec.nn import DeepFM
 
 
@@ -20,6 +21,8 @@ class DeepFMRanker(FieldRanker):
     With ``sequences=("external",)`` this is LSTTM's baseline DeepFM (+external): the means of the past items'
     IDs and fields are further fields, zero where the user has no past. They have no first-order weights: an
     item's own says how it does as a target.
+
+    With ``preference_channels`` the batch's preference vectors enter as ``PreferenceFields`` says.
     """
 
     def __init__(
@@ -30,12 +33,20 @@ class DeepFMRanker(FieldRanker):
         hidden_channels: Sequence[int] = (128, 128),
         dropout: float = 0.0,
         sequences: Sequence[str] = (),
+        preference_channels: int = 0,
     ) -> None:
         super().__init__(sizes, channels, sequences=sequences)
+        num_fields, dense_channels = self.num_fields + len(self.sequences) * self.num_item_fields, sizes.dense
+        self.preference = PreferenceFields(preference_channels, channels) if preference_channels else None
+        if self.preference is not None:
+            num_fields, dense_channels = (
+                num_fields + NUM_PREFERENCE_FIELDS,
+                dense_channels + NUM_PREFERENCE_DENSE,
+            )
         self.head = DeepFM(
-            self.num_fields + len(self.sequences) * self.num_item_fields,
+            num_fields,
             channels,
-            dense_channels=sizes.dense,
+            dense_channels=dense_channels,
             hidden_channels=hidden_channels,
             dropout=dropout,
         )
@@ -44,7 +55,12 @@ class DeepFMRanker(FieldRanker):
         """Return the logit of a click for each impression."""
         fields, linear = self.embed(batch)
         pooled = [self._mean_item(batch, name) for name in self.sequences]
-        return self.head(torch.cat([fields, *pooled], dim=1), linear, batch.dense[:, : self.dense])
+        dense = batch.dense[:, : self.dense]
+        if self.preference is not None:
+            preferred, preference_dense = self.preference(batch)
+            pooled.append(preferred)
+            dense = torch.cat([dense, preference_dense], dim=1)
+        return self.head(torch.cat([fields, *pooled], dim=1), linear, dense)
 
     def _mean_item(self, batch: ClickBatch, name: str) -> Float[Tensor, "num_rows num_item_fields channels"]:
         sequence = self.sequence(batch, name)

@@ -122,6 +122,8 @@ class ClickBatch:
         graph: the short-term graph around the impressions; None for a model that reads none.
         user_id: rows of the user ID table; the last row stands for every unseen user.
         sequences: past events of the users, by name; None for a model that reads none.
+        preference_user, preference_item: preference vectors of the user and the item as of the day's start,
+            the bias last; None for a model that reads none.
 
     """
 
@@ -136,6 +138,8 @@ class ClickBatch:
     graph: GraphInput | None = None
     user_id: Int64[Tensor, " num_rows"] | None = None
     sequences: Mapping[str, SequenceInput] | None = None
+    preference_user: Float[Tensor, "num_rows preference_channels"] | None = None
+    preference_item: Float[Tensor, "num_rows preference_channels"] | None = None
 
     def __len__(self) -> int:
         return len(self.label)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes
+from graphrec.models.preference_fields import NUM_PREFERENCE_DENSE, NUM_PREFERENCE_FIELDS, PreferenceFields
 from graphrec.nn import ConcatenationFusion, DeepFM, FieldEmbedding, LongShortTermGate
 from graphrec.nn.bipartite_gat import BipartiteGAT, NodeNeighbors
 from samplers import NodeType
@@ -132,6 +133,8 @@ class LSTTM(nn.Module):
     - ``sizes.dense``: past counts as dense features of the head, as in the baselines.
     - ``edge_channels``: attributes of the edges (type, age) in the attention of the short-term graph.
     - ``node_channels``: further features of its nodes (degrees as of the query time).
+    - ``preference_channels``: preference vectors of the batch, the bias included, as two more fields of the
+      head and three dense features (``PreferenceFields``); 0 for none.
 
     Args:
         sizes: numbers of codes of the inputs.
@@ -155,6 +158,7 @@ class LSTTM(nn.Module):
         fusion: Literal["gate", "concatenation"] = "gate",
         item_vectors: bool = False,
         raw_fields: bool = False,
+        preference_channels: int = 0,
         hidden_channels: Sequence[int] = (128, 128),
         dropout: float = 0.0,
     ) -> None:
@@ -182,6 +186,10 @@ class LSTTM(nn.Module):
         if raw_fields:
             num_fields += sum(embedding.num_fields for _, embedding in self.short_term.field_embeddings())
         dense_channels = sizes.dense + (1 if item_vectors and long_channels else 0)
+        self.preference = PreferenceFields(preference_channels, channels) if preference_channels else None
+        if self.preference is not None:
+            num_fields += NUM_PREFERENCE_FIELDS
+            dense_channels += NUM_PREFERENCE_DENSE
         self.head = DeepFM(
             num_fields,
             channels,
@@ -217,4 +225,8 @@ class LSTTM(nn.Module):
                 )
                 fields.append(raw)
                 linear = linear + raw_linear
+        if self.preference is not None:
+            preferred, preference_dense = self.preference(batch)
+            fields.append(preferred)
+            dense = torch.cat([dense, preference_dense], dim=1)
         return self.head(torch.cat([user[:, None], *fields], dim=1), linear, dense)

@@ -101,6 +101,7 @@ class ClickData:
         short_term: how it is sampled.
         units_per_hour: units of time in an hour, for the scale of ages.
         sequences: past events of the users, by name, or None for a model that reads none.
+        preferences: preference vectors by day, or None for a model without them.
 
     """
 
@@ -115,6 +116,7 @@ class ClickData:
     short_term: ShortTermConfig = ShortTermConfig()
     units_per_hour: int = 3600
     sequences: Mapping[str, ItemSequences] | None = None
+    preferences: LongTermSnapshots | None = None
 
     def with_graph(self, csrs: Mapping[EdgeType, TemporalCSR] | None) -> "ClickData":
         """Return the same impressions on another version of the short-term graph."""
@@ -183,6 +185,8 @@ def collate(data: ClickData, rows: Int64[Tensor, " num_rows"]) -> ClickBatch:
         sequences=None
         if data.sequences is None
         else {name: _sample_sequence(data, part, user, as_of) for name, part in data.sequences.items()},
+        preference_user=None if data.preferences is None else data.preferences.look_up("user", user, as_of),
+        preference_item=None if data.preferences is None else data.preferences.look_up("item", item, as_of),
     )
 
 
