@@ -114,7 +114,10 @@ def _month(time: Tensor) -> Tensor:
 def _past_counts(
     events: pl.DataFrame, impressions: Impressions, as_of: Tensor, graph: BehaviorGraph
 ) -> tuple[list[str], Tensor]:
-    """Count the past reviews of users (in both domains) and of items, and how recent the last one is."""
+    """Count the past reviews of users (in both domains) and of items, and how recent the last one is.
+
+    Nobody reviews an item twice, so there are no counts of pairs: they would be the same for all rows.
+    """
 
     def counted(domain: str) -> CountedEvents:
         chosen = events.filter(pl.col("domain") == domain)
@@ -133,7 +136,6 @@ def _past_counts(
             key=("user",), behaviors=tuple(counts), windows=windows, recency=("internal", "external")
         ),
         CountFeatures(key=("item",), behaviors=("internal",), windows=windows, recency=("internal",)),
-        CountFeatures(key=("user", "item"), behaviors=("internal",), recency=("internal",)),
     ]
     query = {"user": impressions.user, "item": impressions.item}
     return past_counts(counts, query, as_of, features)

@@ -71,6 +71,13 @@ def test_past_counts_equal_a_plain_count(inputs):
     assert counted > 10
 
 
+def test_every_count_tells_rows_apart(inputs):
+    """A column that is the same for all rows, or missing for all, says nothing and breaks the trees' bins."""
+    for number, name in enumerate(inputs.feature_names):
+        value = inputs.data.dense[:, number]
+        assert len(value[~value.isnan()].unique()) > 2, name
+
+
 def test_reviews_play_the_part_of_clicks(inputs):
     assert inputs.short_term_relations(("internal", "external"), ("click", "skip")) == [
         Relation("internal", "review"),
