@@ -34,6 +34,7 @@ class TreesOnDay:
     def __init__(self, day: TestedDay, config: TreesConfig, seed: int) -> None:
         self.features = torch.cat([day.raw_dense, day.static], dim=1)
         self.label = day.data.impressions.label
+        self.columns = torch.ones(self.features.shape[1], dtype=torch.bool)
         self.trees = BoostedTrees(replace(config, random_seed=seed))
         self.timings = Timings()
 
@@ -41,12 +42,15 @@ class TreesOnDay:
         """Fit the trees on the impressions before the day."""
         with self.timings.measure("training"):
             rows = row_numbers(past.rows)
-            self.trees.fit(self.features[rows], self.label[rows])
+            features = self.features[rows]
+            # scikit-learn makes no bins of a column without any value
+            self.columns = ~features.isnan().all(dim=0)
+            self.trees.fit(features[:, self.columns], self.label[rows])
 
     def predict(self, rows: pl.DataFrame) -> np.ndarray:
         """Return click probabilities."""
         with self.timings.measure("scoring"):
-            return self.trees.predict(self.features[row_numbers(rows)])
+            return self.trees.predict(self.features[row_numbers(rows)][:, self.columns])
 
 
 class LogisticOnDay:

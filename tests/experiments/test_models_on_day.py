@@ -15,6 +15,7 @@ from experiments.sml_on_day import SMLOnDay
 from experiments.tested_day import prepare_day, replay_day
 from experiments.update_forms import Timings, UpdatedModels
 from graphrec.models import FMRanker
+from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import click_batches, rows_between
 from graphrec.training.loop import OptimizerConfig, predict
 from graphrec.training.online import OnlineConfig, OnlineUpdater
@@ -50,6 +51,15 @@ def test_item_rates_are_the_slow_ones(day):
         clicks = sum(w * y for w, y in own) + 3.0 * everywhere
         assert found[place] == pytest.approx(clicks / (sum(w for w, _ in own) + 3.0), rel=1e-9)
     assert len(np.unique(found)) > 50
+
+
+def test_trees_do_without_a_count_that_nobody_has_yet(day):
+    config = TreesConfig(num_trees=5)
+    empty = torch.full((len(day.raw_dense), 1), torch.nan)
+    test = day.data.impressions.time >= day.start
+    later = torch.where(test[:, None], 1.0, empty)  # there on the test day alone
+    wider = replace(day, raw_dense=torch.cat([day.raw_dense, empty, later], dim=1))
+    np.testing.assert_array_equal(run(wider, config).score["none"], run(day, config).score["none"])
 
 
 def test_logistic_regression_reads_every_field_once(day):
