@@ -12,12 +12,13 @@ from experiments.config import (
     ModelConfig,
     SMLModelConfig,
     TGATConfig,
-    lsttm,
     lsttm_literal,
+    lsttm_with_preference,
 )
 from graphrec.models.trees import TreesConfig
 from graphrec.training.long_term import LongTermConfig
 from graphrec.training.meta_tasks import MetaConfig
+from graphrec.training.preference import PreferenceConfig
 
 Space = Mapping[str, tuple[Any, ...]]
 Group = Literal["main", "ablations"]
@@ -113,6 +114,7 @@ def _raw_fields(c: LSTTMConfig) -> BaselineConfig:
         dropout=c.dropout,
         optimizer=c.optimizer,
         meta=c.meta,
+        preference=c.preference,
     )
 
 
@@ -137,10 +139,11 @@ def _make_rows() -> list[TableRow]:
         _baseline("SASRec (+external)", model="SASRec", sequences=both),
         TableRow(name="TGAT", config=TGATConfig(), space=GRAPH),
         _baseline("DeepFM + counts", past_counts=True),
+        _baseline("DeepFM + counts + preference", past_counts=True, preference=PreferenceConfig()),
         _baseline("DIN+DeepFM (+external) + counts", model="DIN", sequences=both, past_counts=True),
         TableRow(name="boosted trees", config=TreesConfig(max_features=0.5), space=TREES),
-        TableRow(name="LSTTM without meta", config=lsttm(), space=GRAPH),
-        TableRow(name="LSTTM", config=replace(lsttm(), meta=MetaConfig(order=1)), space=META),
+        TableRow(name="LSTTM without meta", config=lsttm_with_preference(), space=GRAPH),
+        TableRow(name="LSTTM", config=replace(lsttm_with_preference(), meta=MetaConfig(order=1)), space=META),
         TableRow(
             name="LSTTM on shuffled times",
             of="LSTTM without meta",
@@ -166,6 +169,8 @@ def _make_rows() -> list[TableRow]:
             "long-term graph of all training days at once",
             lambda c: replace(c, long_term_trained_on="all training days"),
         ),
+        _changed("without preference vectors", lambda c: replace(c, preference=None)),
+        _changed("two hops", lambda c: replace(c, short_term=replace(c.short_term, num_layers=2))),
         _changed("without past counts", lambda c: replace(c, past_counts=False)),
         _changed("the paper's literal form", _literal),
     ]

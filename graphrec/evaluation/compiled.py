@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64, Integer, Shaped, UInt8
 
+from graphrec.compiling import compiled
 from graphrec.evaluation import threads
-from graphrec.evaluation.threads import compiled
 
 _LEAST_ROWS = 50_000  # of a call that is spread over threads
 _NUM_PIECES = 64  # ranges that threads pick from: clusters differ in their work

@@ -6,7 +6,7 @@ on parts of their work take the part first, write only its results and hold no l
 
 import numpy as np
 
-from graphrec.evaluation.threads import compiled
+from graphrec.compiling import compiled
 
 LANES = 16
 """Resamples that one walk over the rows serves: a cluster's counts are then a quarter of a cache line."""

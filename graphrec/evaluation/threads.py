@@ -1,27 +1,12 @@
-"""Compiled loops, and how they are spread over processors by plain threads: loops hold no lock of Python's.
+"""How compiled loops are spread over processors, by plain threads: the loops hold no lock of Python's.
 
 `samplers.compiled` has its own form of this, by torch's number of threads: evaluation does not load torch.
 """
 
-import inspect
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import numba
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call and keep the machine code, where a folder for it can be written to.
-
-    What is kept goes stale only with the function's own file: a compiled function calls none of another file.
-    """
-    function = inspect.unwrap(function)  # of the run-time type checks that tests put around every function
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def num_threads() -> int:

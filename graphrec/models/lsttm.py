@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes
 from graphrec.models.preference_fields import NUM_PREFERENCE_DENSE, NUM_PREFERENCE_FIELDS, PreferenceFields
 from graphrec.nn import ConcatenationFusion, DeepFM, FieldEmbedding, LongShortTermGate
-from graphrec.nn.bipartite_gat import BipartiteGAT, NodeNeighbors
+from graphrec.nn.bipartite_gat import BipartiteGAT, FieldInput, NodeNeighbors
 from samplers import NodeType
 
 FieldPooling = Literal["concatenation", "sum"]
@@ -67,15 +67,15 @@ class ShortTermGraph(nn.Module):
 
     def forward(self, graph: GraphInput) -> dict[NodeType, Tensor]:
         """Return the short-term vectors of the seeds of both node types, (num distinct seeds, channels)."""
-        x = {}
+        x: dict[NodeType, Tensor | FieldInput] = {}
         for name, embedding in self.field_embeddings():
             fields = graph.fields[name]
             bag = fields.bag if embedding.num_bag_categories else None
             if self.field_pooling == "concatenation":
-                vectors = embedding(fields.codes, bag)[0].flatten(1)
+                x[name] = FieldInput(embedding, fields.codes, bag, graph.node_dense[name])
             else:
                 vectors = embedding.pooled(fields.codes, bag)
-            x[name] = torch.cat([vectors, graph.node_dense[name]], dim=1)
+                x[name] = torch.cat([vectors, graph.node_dense[name]], dim=1)
         edge_attr = graph.edge_attr if self.edge_channels else None
         return self.gat(x, graph.neighbors, graph.num_nodes_after_hop, edge_attr)
 

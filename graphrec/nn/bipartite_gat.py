@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphrec.nn.fields import FieldEmbedding
 from graphrec.nn.gat import GATConv
 from samplers import EdgeType, NodeType, SampledSubgraph
 
@@ -58,6 +59,31 @@ def merge_neighbors(
     )
     relation = torch.cat([torch.full((widths[e],), i, device=device) for i, e in enumerate(into)])
     return NodeNeighbors(neighbor, edge_id, edge_time, relation, mask)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldInput:
+    """Input features of a node type's rows that are never made: field vectors side by side, then numbers."""
+
+    embedding: FieldEmbedding
+    codes: Int64[Tensor, "num_rows num_fields"]
+    bag: Int64[Tensor, "num_rows bag_size"] | None
+    dense: Float[Tensor, "num_rows num_dense"]
+
+    def project(self, layers: Sequence[nn.Linear], num_rows: Sequence[int]) -> list[Tensor]:
+        """Return what each layer makes of the first rows, (num_rows[i], out_features)."""
+        weight = torch.cat([layer.weight for layer in layers])
+        num_dense = self.dense.shape[1]
+        by_fields, by_dense = weight.split([weight.shape[1] - num_dense, num_dense], dim=1)
+        sizes = [layer.out_features for layer in layers]
+        projected = self.embedding.projected(self.codes, self.bag, by_fields, num_rows, sizes)
+        if not num_dense:
+            return projected
+        parts = by_dense.split(sizes)
+        return [
+            value + self.dense[:rows] @ part.T
+            for value, part, rows in zip(projected, parts, num_rows, strict=True)
+        ]
 
 
 class BipartiteGAT(nn.Module):
@@ -113,7 +139,7 @@ class BipartiteGAT(nn.Module):
 
     def forward(
         self,
-        x: Mapping[NodeType, Tensor],
+        x: Mapping[NodeType, Tensor | FieldInput],
         neighbors: Mapping[NodeType, NodeNeighbors],
         num_nodes_after_hop: Mapping[NodeType, Sequence[int]],
         edge_attr: Mapping[NodeType, Float[Tensor, "_ _ _"]] | None = None,
@@ -121,26 +147,59 @@ class BipartiteGAT(nn.Module):
         """Return the last layer's vectors of the seeds of each node type, (num distinct seeds, channels).
 
         Args:
-            x: input features of every row of the subgraph's tables.
+            x: input features of every row of the subgraph's tables, or what they are made of.
             neighbors: from :func:`merge_neighbors`, for each destination type.
             num_nodes_after_hop: the subgraph's own.
             edge_attr: attributes of the edges in ``neighbors``, (rows, num_neighbors, edge_channels).
 
         """
-        current = dict(x)
-        for layer_index, layer in enumerate(self.convs):
-            assert isinstance(layer, nn.ModuleDict)
-            following = {}
-            for destination, source in self.source_type.items():
-                # rows that a later layer, or the caller, still reads
-                rows = num_nodes_after_hop[destination][self.num_layers - 1 - layer_index]
-                table = neighbors[destination]
-                following[destination] = layer[destination](
-                    current[destination][:rows],
-                    current[source],
+        current: dict[NodeType, Tensor | FieldInput] = dict(x)
+        result: dict[NodeType, Tensor] = {}
+        for layer_index, convs in enumerate(self.convs):
+            assert isinstance(convs, nn.ModuleDict)
+            layer = {name: conv for name, conv in convs.items() if isinstance(conv, GATConv)}
+            # rows that a later layer, or the caller, still reads
+            wanted = {name: num_nodes_after_hop[name][self.num_layers - 1 - layer_index] for name in layer}
+            own, source, self_term = self._project(layer, current, wanted)
+            result = {}
+            for destination, conv in layer.items():
+                rows, table = wanted[destination], neighbors[destination]
+                result[destination] = conv.attend(
+                    own[destination],
+                    source[destination],
+                    self_term.get(destination),
                     table.neighbor[:rows],
                     table.mask[:rows],
                     None if edge_attr is None else edge_attr[destination][:rows],
                 )
-            current = following
-        return current
+            current = dict(result)
+        return result
+
+    def _project(
+        self,
+        layer: Mapping[NodeType, GATConv],
+        x: Mapping[NodeType, Tensor | FieldInput],
+        wanted: Mapping[NodeType, int],
+    ) -> tuple[dict[NodeType, Tensor], dict[NodeType, Tensor], dict[NodeType, Tensor]]:
+        """Apply a layer's linear maps, by destination: of the node, of its neighbours, of the self term."""
+        own, source, self_term = dict[NodeType, Tensor](), dict[NodeType, Tensor](), dict[NodeType, Tensor]()
+        for name, value in x.items():
+            uses = []
+            if name in layer:
+                uses.append((own, name, layer[name].lin_destination, wanted[name]))
+                lin_self = layer[name].lin_self
+                if lin_self is not None:
+                    uses.append((self_term, name, lin_self, wanted[name]))
+            num_rows = len(value.codes) if isinstance(value, FieldInput) else len(value)
+            uses += [
+                (source, destination, conv.lin_source, num_rows)
+                for destination, conv in layer.items()
+                if self.source_type[destination] == name
+            ]
+            if isinstance(value, FieldInput):
+                found = value.project([use[2] for use in uses], [use[3] for use in uses])
+            else:
+                found = [linear(value[:rows]) for _, _, linear, rows in uses]
+            for (table, destination, _, _), projection in zip(uses, found, strict=True):
+                table[destination] = projection
+        return own, source, self_term

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from graphrec.nn import compiled
+
 
 def weighted_bags(
     index: Int[Tensor, "num_bags bag_size"],
@@ -21,7 +23,7 @@ def weighted_bags(
 
     The same numbers as ``embedding_bag(index, table, mode="sum", per_sample_weights=weight)``. With respect
     to one another, this sum, its transpose and the inner product below are each other's derivatives, so
-    derivatives of any order exist.
+    derivatives of any order exist. On the CPU all three are compiled loops.
     """
     return _apply(_Sum, table, weight, _Bags(index, len(table)))
 
@@ -45,11 +47,23 @@ def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Tensor:
     return result
 
 
+def _on_cpu(value: Tensor) -> bool:
+    return value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64)
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
 class _Sum(torch.autograd.Function):
     """y_d = sum_k w_dk T_i."""
 
     @staticmethod
     def forward(table_NC: Tensor, weight_DK: Tensor, bags: _Bags) -> Tensor:
+        if _on_cpu(table_NC):
+            out = table_NC.new_zeros(len(bags.index), table_NC.shape[1])
+            compiled.sum_bags(*_arrays(bags.index, table_NC, weight_DK, out))
+            return out
         return functional.embedding_bag(
             bags.index, table_NC.contiguous(), mode="sum", per_sample_weights=weight_DK.contiguous()
         )
@@ -74,6 +88,10 @@ class _TransposedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(x_DC: Tensor, weight_DK: Tensor, bags: _Bags) -> Tensor:
+        if _on_cpu(x_DC):
+            out = x_DC.new_zeros(bags.num_rows, x_DC.shape[1])
+            compiled.scatter_bags(*_arrays(bags.index, x_DC, weight_DK, out))
+            return out
         slot, bag, first = bags.transposed
         weight = weight_DK.reshape(-1)[slot]
         return functional.embedding_bag(bag, x_DC.contiguous(), first, mode="sum", per_sample_weights=weight)
@@ -98,6 +116,10 @@ class _InnerProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(x_DC: Tensor, table_NC: Tensor, bags: _Bags) -> Tensor:
+        if _on_cpu(x_DC):
+            out = x_DC.new_zeros(bags.index.shape)
+            compiled.bag_products(*_arrays(bags.index, x_DC, table_NC, out))
+            return out
         return torch.bmm(functional.embedding(bags.index, table_NC), x_DC[:, :, None])[..., 0]
 
     @staticmethod

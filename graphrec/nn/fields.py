@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphrec.nn.embedding_bag import weighted_bags
+
 
 class FieldEmbedding(nn.Module):
     """Embed single-valued fields, and at most one bag of values as a further field.
@@ -30,6 +32,8 @@ class FieldEmbedding(nn.Module):
         self.register_buffer("offset", offset[:-1], persistent=False)
         self.offset: Tensor
         self.bag_offset = int(offset[-1])
+        self.register_buffer("field_starts", offset[: self.num_fields].clone(), persistent=False)
+        self.field_starts: Tensor
         self.num_categories = tuple(num_categories)
         self.table = nn.Embedding(self.bag_offset + num_bag_categories, channels)
         self.linear = nn.Embedding(self.bag_offset + num_bag_categories, 1)
@@ -66,6 +70,51 @@ class FieldEmbedding(nn.Module):
         bag_linear = (self.linear(bag_index)[..., 0] * share).sum(dim=1)
         return torch.cat([vectors, bag_vector[:, None]], dim=1), linear + bag_linear
 
+    def projected(
+        self,
+        codes: Int[Tensor, "num_rows num_single_fields"],
+        bag: Int[Tensor, "num_rows bag_size"] | None,
+        weight: Float[Tensor, "_ num_inputs"],
+        num_first: Sequence[int],
+        split: Sequence[int],
+    ) -> list[Float[Tensor, "_ _"]]:
+        """Return ``vectors.flatten(1) @ part.T`` for parts of ``weight``, without making the field vectors.
+
+        A projection of fields side by side is the sum of the fields' own projections: the few distinct rows
+        of the table are projected, and then summed by row.
+
+        Args:
+            codes: as in :meth:`forward`.
+            bag: as in :meth:`forward`.
+            weight: (outputs, num_fields * channels), the parts below one another.
+            num_first: for each part, for how many of the first rows it is wanted.
+            split: for each part, its number of outputs.
+
+        """
+        index, share = codes + self.offset, torch.ones(codes.shape, dtype=weight.dtype, device=codes.device)
+        if self.num_bag_categories:
+            if bag is None:
+                raise ValueError("the embedding was made with a bag of values; pass `bag`")
+            index = torch.cat([index, bag.clamp(min=0) + self.bag_offset], dim=1)
+            share = torch.cat([share, _shares(bag, weight.dtype)], dim=1)
+        row, local = _distinct(index, self.table.num_embeddings)
+        first = torch.searchsorted(row, self.field_starts).tolist()
+        vectors = functional.embedding(row, self.table.weight)
+        projection = torch.cat(
+            [
+                part @ by_field.T
+                for part, by_field in zip(
+                    vectors.split([b - a for a, b in zip(first, [*first[1:], len(row)], strict=True)]),
+                    weight.split(self.channels, dim=1),
+                    strict=True,
+                )
+            ]
+        )
+        return [
+            weighted_bags(local[:rows], part, share[:rows])
+            for part, rows in zip(projection.split(list(split), dim=1), num_first, strict=True)
+        ]
+
     def pooled(
         self,
         codes: Int[Tensor, "num_rows num_single_fields"],
@@ -79,6 +128,16 @@ class FieldEmbedding(nn.Module):
         weights = torch.cat([torch.ones_like(index, dtype=share.dtype), share], dim=1)
         index = torch.cat([index, bag.clamp(min=0) + self.bag_offset], dim=1)
         return functional.embedding_bag(index, self.table.weight, mode="sum", per_sample_weights=weights)
+
+
+def _distinct(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """Return the distinct values in rising order, and for each its place among them."""
+    if num_rows > 4 * index.numel():
+        return index.unique(return_inverse=True)
+    # no sort where the table is not much longer than the index
+    seen = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
+    seen[index.flatten()] = True
+    return seen.nonzero()[:, 0], (seen.cumsum(0) - 1)[index]
 
 
 def _shares(bag: Tensor, dtype: torch.dtype) -> Tensor:

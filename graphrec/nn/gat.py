@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphrec.nn.neighbor_attention import neighbor_attention
+
 
 class GATConv(nn.Module):
     r"""Attend from each destination node to its sampled source nodes.
@@ -99,51 +101,54 @@ class GATConv(nn.Module):
             edge_attr: attributes of the traversed edges, where the layer was made with ``edge_channels``.
 
         """
+        return self.attend(
+            self.lin_destination(x),
+            self.lin_source(source_x),
+            None if self.lin_self is None else self.lin_self(x),
+            neighbor,
+            mask,
+            edge_attr,
+        )
+
+    def attend(
+        self,
+        own: Float[Tensor, "num_destinations out_channels"],
+        source: Float[Tensor, "num_sources out_channels"],
+        self_term: Float[Tensor, "num_destinations out_channels"] | None,
+        neighbor: Int[Tensor, "num_destinations num_neighbors"],
+        mask: Bool[Tensor, "num_destinations num_neighbors"],
+        edge_attr: Float[Tensor, "num_destinations num_neighbors edge_channels"] | None = None,
+    ) -> Float[Tensor, "num_destinations out_channels"]:
+        """Return the new vectors from :math:`W_d x_i`, :math:`W_s x_j` and :math:`W_r x_i`."""
         heads, channels = self.num_heads, self.out_channels
         if (edge_attr is not None) != bool(self.edge_channels):
             raise ValueError(
                 f"the layer has edge_channels={self.edge_channels}; edge_attr is {edge_attr is not None}"
             )
-        own_DHC = self.lin_destination(x).unflatten(-1, (heads, channels))
-        source_SHC = self.lin_source(source_x).unflatten(-1, (heads, channels))
-        # w^T [W_d x_i || W_s x_j] splits into a term of i and a term of j, computed once a node
-        logit_DH = (own_DHC * self.attention_destination).sum(-1)
-        logit_SH = (source_SHC * self.attention_source).sum(-1)
-        logit_DKH = logit_DH[:, None] + functional.embedding(neighbor, logit_SH)
-        if edge_attr is not None:
+        own_DHC, source_SHC = (value.unflatten(-1, (heads, channels)) for value in (own, source))
+        if edge_attr is None:
+            attr_DKA, weight_HA = own.new_zeros(*mask.shape, 0), own.new_zeros(heads, 0)
+        else:
             # w_e^T W_e e is one vector per head: no (D, K, H, C) tensor is made
-            weight_HA = torch.einsum(
-                "hca,hc->ha", self.lin_edge.weight.unflatten(0, (heads, channels)), self.attention_edge
-            )
-            logit_DKH = logit_DKH + edge_attr @ weight_HA.T
-        logit_DKH = functional.leaky_relu(logit_DKH, self.negative_slope)
-        logit_DKH = logit_DKH.masked_fill(~mask[..., None], torch.finfo(logit_DKH.dtype).min)
-        alpha_DKH = logit_DKH.softmax(dim=1) * mask[..., None]
-        out_DHC = _weighted_sum(source_SHC, neighbor, alpha_DKH)
+            edge_HCA = self.lin_edge.weight.unflatten(0, (heads, channels))
+            attr_DKA, weight_HA = edge_attr, torch.einsum("hca,hc->ha", edge_HCA, self.attention_edge)
+        # w^T [W_d x_i || W_s x_j] splits into a term of i and a term of j, computed once a node
+        out_DHC, pooled_DHA = neighbor_attention(
+            (own_DHC * self.attention_destination).sum(-1),
+            (source_SHC * self.attention_source).sum(-1),
+            source_SHC,
+            neighbor,
+            mask,
+            attr_DKA,
+            weight_HA,
+            self.negative_slope,
+        )
         if edge_attr is not None:
-            pooled_DHA = torch.einsum("dkh,dka->dha", alpha_DKH, edge_attr)
-            out_DHC = out_DHC + torch.einsum(
-                "dha,hca->dhc", pooled_DHA, self.lin_edge.weight.unflatten(0, (heads, channels))
-            )
+            out_DHC = out_DHC + torch.einsum("dha,hca->dhc", pooled_DHA, edge_HCA)
         if self.empty == "self":
             has_neighbor = mask.any(dim=1)
             out_DHC = torch.where(has_neighbor[:, None, None], out_DHC, own_DHC)
         out = out_DHC.flatten(1)
-        if self.lin_self is not None:
-            out = out + self.lin_self(x)
+        if self_term is not None:
+            out = out + self_term
         return out if self.activation is None else self.activation(out)
-
-
-def _weighted_sum(source_SHC: Tensor, neighbor_DK: Tensor, alpha_DKH: Tensor) -> Tensor:
-    """Sum the neighbours' vectors by weight without gathering a (D, K, H, C) tensor."""
-    num_sources, num_heads, channels = source_SHC.shape
-    num_destinations, num_neighbors = neighbor_DK.shape
-    if num_neighbors == 0 or num_sources == 0:
-        return source_SHC.new_zeros(num_destinations, num_heads, channels)
-    head = torch.arange(num_heads, device=neighbor_DK.device)
-    index = (neighbor_DK[:, None, :] * num_heads + head[:, None]).reshape(-1, num_neighbors)
-    weights = alpha_DKH.transpose(1, 2).reshape(-1, num_neighbors)
-    bags = functional.embedding_bag(
-        index, source_SHC.reshape(-1, channels), mode="sum", per_sample_weights=weights
-    )
-    return bags.unflatten(0, (num_destinations, num_heads))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from graphrec.models.inputs import ClickBatch
+from graphrec.nn.neighbor_attention import twice_differentiable
 from graphrec.training.loop import OptimizerConfig, TrainingPoint, click_loss, train_steps
 from graphrec.training.meta_tasks import MetaConfig, MetaTask
 from graphrec.training.parameters import descent_rates
@@ -55,7 +56,10 @@ def task_gradient(model: nn.Module, task: MetaTask, config: MetaConfig) -> TaskG
     adapter = _Adapter(model, task, config)
     weights = adapter.touched.gather(model)
     if config.order == 2:
-        gradient, loss = torch.func.grad_and_value(lambda w: adapter.query_loss(adapter.adapt(w)))(weights)
+        with twice_differentiable():
+            gradient, loss = torch.func.grad_and_value(lambda w: adapter.query_loss(adapter.adapt(w)))(
+                weights
+            )
     else:
         gradient, loss = torch.func.grad_and_value(adapter.query_loss)(adapter.adapt(weights))
     return TaskGradient(loss, gradient, adapter.touched.row)

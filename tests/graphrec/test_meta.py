@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from graphrec.models import ClickBatch, DeepFMRanker, InputSizes, LongTermGraph, NodeFields
+from graphrec.nn.neighbor_attention import twice_differentiable
 from graphrec.training.batches import collate, rows_between
 from graphrec.training.checkpoint import load_checkpoint
 from graphrec.training.loop import OptimizerConfig, click_loss, make_optimizer
@@ -77,7 +78,7 @@ class TwiceDifferentiable(torch.overrides.TorchFunctionMode):
 
 
 def loss_at(model, weights, batch):
-    with TwiceDifferentiable():
+    with TwiceDifferentiable(), twice_differentiable():
         logit = torch.func.functional_call(model, weights, (batch,))
     return functional.binary_cross_entropy_with_logits(logit, batch.label)
 

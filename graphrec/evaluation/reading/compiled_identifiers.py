@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from graphrec.evaluation.threads import compiled
+from graphrec.compiling import compiled
 
 
 @compiled
