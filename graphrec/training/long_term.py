@@ -219,9 +219,11 @@ def _step(
         torch.cat([w for w, _ in walks]), torch.cat([m for _, m in walks]), context_size=config.context_size
     )
     # skip-gram's negatives: nodes by their number of edges to the power 3/4
-    negative = torch.multinomial(
-        degree**0.75, pair.shape[1] * config.num_negatives, replacement=True, generator=generator
-    ).view(pair.shape[1], config.num_negatives)
+    num_drawn = pair.shape[1] * config.num_negatives
+    negative = pair.new_zeros(0)
+    if num_drawn:  # torch refuses to draw none
+        negative = torch.multinomial(degree**0.75, num_drawn, replacement=True, generator=generator)
+    negative = negative.view(pair.shape[1], config.num_negatives)
     row, inverse = torch.cat([pair.flatten(), negative.flatten()]).unique(return_inverse=True)
     seeds = {}
     for name in node_types:

@@ -224,6 +224,16 @@ def test_training_on_walks_separates_two_communities(communities):
     )
 
 
+def test_without_negatives_the_printed_loss_makes_all_vectors_alike(communities):
+    config = LongTermConfig(channels=6, num_neighbors=4, num_walks=128, first_steps=60, num_negatives=0)
+    sizes = {"user": 2 * COMMUNITY_USERS + 1, "item": 2 * COMMUNITY_ITEMS + 1}
+    snapshots, losses = train_long_term(communities, sizes, [1000], config, device=CPU)
+    user, item = (snapshots.vectors[name][0, :-1] for name in ("user", "item"))
+    cosine = torch.nn.functional.normalize(user, dim=1) @ torch.nn.functional.normalize(item, dim=1).T
+    assert cosine.min() > 0.7  # also across communities
+    assert losses[0] < 0.2
+
+
 def test_loss_agrees_with_word2vec_on_the_same_walks(communities):
     from gensim.models import Word2Vec
 
