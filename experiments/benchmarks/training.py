@@ -1,0 +1,154 @@
+"""Rows a second of LSTTM's training and scoring against DeepFM's, in turns, and where LSTTM's time goes.
+
+``python -m experiments.benchmarks.training`` writes ``experiments/results/training_benchmark.jsonl``.
+The last test day of KuaiRand-Pure: batches of training rows before it, then all of its hours are scored. Both
+models read the same fields and past counts; sampling and looking up are counted, in the same thread. The
+long-term and preference vectors are random numbers here: their values cost nothing.
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.config import BaselineConfig, LSTTMConfig, lsttm, lsttm_with_preference
+from experiments.inputs import load_inputs
+from experiments.protocol import ShortTermGraphs, make_model, prepare_day
+from experiments.tested_day import TestedDay
+from graphrec.training.batches import ClickData, collate, rows_between
+from graphrec.training.long_term import LongTermSnapshots
+from graphrec.training.loop import click_loss, make_optimizer
+
+OUTPUT = Path(__file__).parents[1] / "results" / "training_benchmark.jsonl"
+DAY_NAME = "2022-05-08"
+NUM_BATCHES = 40
+NUM_ROUNDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A model with its data and its rows."""
+
+    name: str
+    model: nn.Module
+    data: ClickData
+    config: LSTTMConfig | BaselineConfig
+
+
+def contestants(day: TestedDay) -> list[Contestant]:
+    """LSTTM as its table has it and with two hops, and DeepFM with past counts."""
+    torch.manual_seed(0)
+
+    def vectors(channels: int) -> LongTermSnapshots:
+        counts = day.inputs.graph.num_nodes
+        return LongTermSnapshots(
+            torch.zeros(1, dtype=torch.int64),
+            {name: torch.randn(1, counts[name] + 1, channels) for name in ("user", "item")},
+        )
+
+    found = []
+    for name, config in {
+        "LSTTM": lsttm_with_preference(),
+        "LSTTM, two hops": replace(lsttm(), preference=lsttm_with_preference().preference),
+    }.items():
+        assert config.preference is not None
+        members = config.preference.num_members * config.preference.channels
+        data = replace(
+            day.data,
+            short_term=config.short_term,
+            snapshots=vectors(16),
+            preferences=vectors(members + 1),
+            csrs=ShortTermGraphs(day, config).before_day(),
+        )
+        found.append(Contestant(name, make_model(config, data, day.inputs, 16), data, config))
+    deepfm = BaselineConfig(past_counts=True)
+    found.append(Contestant("DeepFM + counts", make_model(deepfm, day.data, day.inputs, 0), day.data, deepfm))
+    return found
+
+
+def train_rows(contestant: Contestant, batches: list[torch.Tensor]) -> dict[str, float]:
+    """Take a step on each batch; seconds by part."""
+    model, optimizer = contestant.model.train(), make_optimizer(contestant.model, contestant.config.optimizer)
+    seconds = {"sampling and look-ups": 0.0, "forward": 0.0, "backward": 0.0, "optimiser": 0.0}
+    for rows in batches:
+        batch = timed(seconds, "sampling and look-ups", lambda rows=rows: collate(contestant.data, rows))
+        optimizer.zero_grad(set_to_none=True)
+        loss = timed(seconds, "forward", lambda batch=batch: click_loss(model, batch))
+        timed(seconds, "backward", loss.backward)
+        timed(seconds, "optimiser", optimizer.step)
+    return seconds
+
+
+@torch.no_grad()
+def score_rows(contestant: Contestant, batches: list[torch.Tensor]) -> dict[str, float]:
+    """Score each batch; seconds by part."""
+    model = contestant.model.eval()
+    seconds = {"sampling and look-ups": 0.0, "forward": 0.0}
+    for rows in batches:
+        batch = timed(seconds, "sampling and look-ups", lambda rows=rows: collate(contestant.data, rows))
+        timed(seconds, "forward", lambda batch=batch: model(batch))
+    return seconds
+
+
+def timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
+    """Call and add the time that it took."""
+    began = time.perf_counter()
+    result = work()
+    seconds[name] += time.perf_counter() - began
+    return result
+
+
+def main() -> int:
+    """Measure, print and write."""
+    torch.set_num_threads(1)
+    day = prepare_day(load_inputs(), DAY_NAME)
+    # as the loader has them: the rows of a period together
+    before, generator = rows_between(day.data, 0, day.start), torch.Generator().manual_seed(0)
+    order = before[day.data.as_of[before].argsort(stable=True)].split(512)
+    chosen = [order[i] for i in torch.randperm(len(order), generator=generator)[:NUM_BATCHES].tolist()]
+    shown = rows_between(day.data, day.start, day.end)
+    hours = [shown[day.data.as_of[shown] == as_of] for as_of in day.data.as_of[shown].unique()]
+    lines = []
+    models = contestants(day)
+    for task, run, batches in (("training", train_rows, chosen), ("scoring", score_rows, hours)):
+        rounds: dict[str, list[dict[str, float]]] = {one.name: [] for one in models}
+        for _ in range(NUM_ROUNDS + 1):  # the first compiles and warms up
+            for one in models:
+                rounds[one.name].append(run(one, batches))
+        best = {
+            name: min(found[1:], key=lambda seconds: sum(seconds.values())) for name, found in rounds.items()
+        }
+        count = sum(map(len, batches))
+        peer = count / sum(best["DeepFM + counts"].values())
+        for name, seconds in best.items():
+            total = sum(seconds.values())
+            line = {
+                "task": task,
+                "model": name,
+                "rows_per_second": count / total,
+                "times_slower": peer * total / count,
+                "share": {part: value / total for part, value in seconds.items()},
+                "date": date.today().isoformat(),
+                "torch": torch.__version__,
+                "cpu": platform.processor() or platform.machine(),
+            }
+            lines.append(line)
+            shares = ", ".join(f"{part} {value / total:.0%}" for part, value in seconds.items())
+            print(f"{task:9} {name:17} {count / total:9,.0f} rows/s  {peer * total / count:5.2f} x  {shares}")
+    OUTPUT.parent.mkdir(exist_ok=True)
+    temporary = OUTPUT.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    temporary.replace(OUTPUT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
