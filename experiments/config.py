@@ -54,6 +54,7 @@ class LSTTMConfig:
     """LSTTM and its named options beyond the paper; the defaults were chosen on the validation day.
 
     With ``meta`` it is trained by temporal MAML, with ``optimizer`` outside, and otherwise on plain batches.
+    With ``plain_first`` as well, it is first trained so on plain batches: temporal MAML is slower a row.
     With ``preference`` it also reads what was learned from items that were shown and left; the seed of a run
     takes the place of ``preference.random_seed``.
     """
@@ -76,6 +77,7 @@ class LSTTMConfig:
     dropout: float = 0.3
     optimizer: OptimizerConfig = OptimizerConfig()
     meta: MetaConfig | None = None
+    plain_first: OptimizerConfig | None = None
     online: OnlineConfig = OnlineConfig()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.config import (
     BaselineConfig,
@@ -40,7 +40,7 @@ from graphrec.models.tgat import TGATRanker
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ClickData, ItemSequences, click_batches, click_loader
 from graphrec.training.long_term import LongTermSnapshots
-from graphrec.training.loop import TrainingPoint, train
+from graphrec.training.loop import OptimizerConfig, TrainingPoint, train
 from graphrec.training.meta import train_meta
 from graphrec.training.meta_tasks import MetaTasks
 from graphrec.training.online import OnlineConfig, UpdateForm
@@ -181,34 +181,44 @@ class NeuralOnDay:
         """Train on the impressions before the day, and give each form of update its copy."""
         began = time.perf_counter()
         data = self.data.with_graph(self.graphs.before_day() if self.graphs else None)
-        config, rows = self.config.optimizer, row_numbers(past.rows)
-        if self.config.meta is not None:
+        rows = row_numbers(past.rows)
+        if self.config.meta is None:
+            self.curve = self._train_plain(data, rows, self.config.optimizer, self.checkpoint)
+        else:
+            first = self.config.plain_first if isinstance(self.config, LSTTMConfig) else None
+            kept = None if self.checkpoint is None else self.checkpoint.with_suffix(".first.pt")
+            if first is not None:
+                self._train_plain(data, rows, first, kept)
             tasks = MetaTasks(data, rows, self.config.meta, utc_offset=self.utc_offset, random_seed=self.seed)
             self.curve = train_meta(
                 self.model,
                 tasks.batches,
                 num_batches=len(tasks),
                 meta=self.config.meta,
-                config=config,
+                config=self.config.optimizer,
                 device=self.device,
                 checkpoint=self.checkpoint,
                 on_step=self.on_step,
             )
-        else:
-            loader = click_loader(
-                data, rows, batch_size=config.batch_size, shuffle=True, random_seed=self.seed
-            )
-            self.curve = train(
-                self.model,
-                lambda epoch, start: loader.batches(epoch, start_batch=start),
-                num_batches=len(loader),
-                config=config,
-                device=self.device,
-                checkpoint=self.checkpoint,
-                on_step=self.on_step,
-            )
+            if kept is not None:
+                kept.unlink(missing_ok=True)
         self.updated = UpdatedModels(self.model, self.updates, device=self.device)
         self.timings.training += time.perf_counter() - began
+
+    def _train_plain(
+        self, data: ClickData, rows: Tensor, config: OptimizerConfig, checkpoint: Path | None
+    ) -> list[TrainingPoint]:
+        """Train on plain batches; a finished checkpoint is read and nothing is trained."""
+        loader = click_loader(data, rows, batch_size=config.batch_size, shuffle=True, random_seed=self.seed)
+        return train(
+            self.model,
+            lambda epoch, start: loader.batches(epoch, start_batch=start),
+            num_batches=len(loader),
+            config=config,
+            device=self.device,
+            checkpoint=checkpoint,
+            on_step=self.on_step,
+        )
 
     def predict(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
         """Score a period's impressions in each form, on the graph before the period."""
