@@ -79,9 +79,9 @@ def train_rows(contestant: Contestant, batches: list[torch.Tensor]) -> dict[str,
     model, optimizer = contestant.model.train(), make_optimizer(contestant.model, contestant.config.optimizer)
     seconds = {"sampling and look-ups": 0.0, "forward": 0.0, "backward": 0.0, "optimiser": 0.0}
     for rows in batches:
-        batch = timed(seconds, "sampling and look-ups", lambda rows=rows: collate(contestant.data, rows))
+        batch = timed(seconds, "sampling and look-ups", collate, contestant.data, rows)
         optimizer.zero_grad(set_to_none=True)
-        loss = timed(seconds, "forward", lambda batch=batch: click_loss(model, batch))
+        loss = timed(seconds, "forward", click_loss, model, batch)
         timed(seconds, "backward", loss.backward)
         timed(seconds, "optimiser", optimizer.step)
     return seconds
@@ -93,15 +93,15 @@ def score_rows(contestant: Contestant, batches: list[torch.Tensor]) -> dict[str,
     model = contestant.model.eval()
     seconds = {"sampling and look-ups": 0.0, "forward": 0.0}
     for rows in batches:
-        batch = timed(seconds, "sampling and look-ups", lambda rows=rows: collate(contestant.data, rows))
-        timed(seconds, "forward", lambda batch=batch: model(batch))
+        batch = timed(seconds, "sampling and look-ups", collate, contestant.data, rows)
+        timed(seconds, "forward", model, batch)
     return seconds
 
 
-def timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
+def timed(seconds: dict[str, float], name: str, work: Callable[..., Any], *arguments: Any) -> Any:
     """Call and add the time that it took."""
     began = time.perf_counter()
-    result = work()
+    result = work(*arguments)
     seconds[name] += time.perf_counter() - began
     return result
 

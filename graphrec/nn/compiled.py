@@ -55,6 +55,28 @@ def bag_products(index: np.ndarray, x: np.ndarray, table: np.ndarray, out: np.nd
 
 
 @compiled
+def number_distinct(index: np.ndarray, place: np.ndarray, row: np.ndarray, local: np.ndarray) -> int:
+    """Count the distinct values of ``index`` (D, K), and number them from 0 in rising order.
+
+    ``place`` (N,) comes in as -1; ``row`` gets the values, ``local`` (D, K) the numbers.
+    """
+    num_bags, bag_size = index.shape
+    for d in range(num_bags):
+        for k in range(bag_size):
+            place[index[d, k]] = 0
+    count = 0
+    for n in range(len(place)):
+        if place[n] == 0:
+            place[n] = count
+            row[count] = n
+            count += 1
+    for d in range(num_bags):
+        for k in range(bag_size):
+            local[d, k] = place[index[d, k]]
+    return count
+
+
+@compiled
 def attend(
     logit: np.ndarray,
     source_logit: np.ndarray,

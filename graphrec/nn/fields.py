@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphrec.nn import compiled
 from graphrec.nn.embedding_bag import weighted_bags
 
 
@@ -135,6 +136,11 @@ def _distinct(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     if num_rows > 4 * index.numel():
         return index.unique(return_inverse=True)
     # no sort where the table is not much longer than the index
+    if index.device.type == "cpu":
+        place = torch.full((num_rows,), -1)
+        row, local = torch.empty(num_rows, dtype=torch.int64), torch.empty(index.shape, dtype=torch.int64)
+        count = compiled.number_distinct(*(x.numpy() for x in (index.contiguous(), place, row, local)))
+        return row[:count], local
     seen = torch.zeros(num_rows, dtype=torch.bool, device=index.device)
     seen[index.flatten()] = True
     return seen.nonzero()[:, 0], (seen.cumsum(0) - 1)[index]

@@ -57,7 +57,9 @@ def neighbor_attention(
     on_cpu = source.device.type == "cpu" and source.dtype in (torch.float32, torch.float64)
     if on_cpu and not edge_attr.requires_grad and not _differentiated_twice.get():
         inputs = (logit, source_logit, source, edge_weight)
-        out, pooled, _, _ = _Attend.apply(*inputs, neighbor, mask, edge_attr, negative_slope)  # type: ignore[no-untyped-call]
+        # without gradients the loop alone: what torch does around a function costs as much as a small loop
+        attend = _Attend.apply if torch.is_grad_enabled() else _Attend.forward
+        out, pooled, _, _ = attend(*inputs, neighbor, mask, edge_attr, negative_slope)
         return out, pooled
     return _by_operations(logit, source_logit, source, edge_weight, neighbor, mask, edge_attr, negative_slope)
 
