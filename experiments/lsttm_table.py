@@ -242,12 +242,14 @@ class LSTTMTable:
     # ---- forecast --------------------------------------------------------------------------------
 
     def _print_forecast(self) -> None:
-        lines = list(self.forecast())
         print(f"{'row':48} {'trials':>7} {'parts':>7} {'s each':>7} {'hours':>7} {'done':>7}")
-        for line in lines:
+        lines = []
+        for line in self.forecast():
+            lines.append(line)
             print(
                 f"{line['row']:48} {line['trials']:7} {line['parts']:7} {line['seconds']:7.0f} "
-                f"{line['hours']:7.2f} {line['done']:7.2f}   ({line['from']})"
+                f"{line['hours']:7.2f} {line['done']:7.2f}   ({line['from']})",
+                flush=True,
             )
         total, done = (sum(line[name] for line in lines) for name in ("hours", "done"))
         over = "" if total <= BUDGET_HOURS else ": more than the budget, choose fewer rows, days or seeds"

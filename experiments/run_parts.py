@@ -22,7 +22,7 @@ from experiments.tested_day import TestedDay, prepare_day, replay_day
 from graphrec.models.trees import TreesConfig
 from graphrec.training.long_term import LongTermConfig, LongTermSnapshots
 
-PROBE_STEPS = (4, 20)  # steps after which a probe begins and ends its measurement
+PROBE_STEPS = (2, 8)  # steps after which a probe begins and ends its measurement
 PROBE_TREES = 20
 
 
