@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from experiments.config import LSTTMConfig, lsttm
+from experiments.config import LSTTMConfig, lsttm_with_preference
 from experiments.data_kuairand import DURATION_EDGES, EARLY
 from experiments.inputs import MainInputs, load_inputs
+from experiments.preferences import find_exposures
 from experiments.protocol import NeuralOnDay, ShortTermGraphs
 from experiments.tested_day import TestedDay
 from graphrec.evaluation.replay_stream import Past
@@ -36,6 +37,7 @@ from graphrec.serving.scaling import FittedScaler
 from graphrec.serving.snapshot import Sections, Snapshot
 from graphrec.training.batches import collate
 from graphrec.training.long_term import LongTermConfig, LongTermSnapshots, train_long_term
+from graphrec.training.preference import train_preference
 from graphrec.training.scaling import QuantileScaler
 
 _CHECKED_ROWS = 2000  # impressions whose counts are compared before the folder is written
@@ -51,7 +53,8 @@ class DailyJobConfig:
         output: folder that holds the days' folders.
         epochs: passes over the training data, instead of the model's own number.
         seed: random seed.
-        model: LSTTM's configuration; ``online`` says how it is updated during the day.
+        model: LSTTM's configuration, default that of its table; ``online`` says how it is updated during the
+            day. The random seed of ``preference`` is that of the run.
         long_term: the long-term module's; its random seed is that of the run.
         data: folder of KuaiRand-Pure, default the embedded copy.
 
@@ -61,7 +64,7 @@ class DailyJobConfig:
     output: Path = Path("runs/daily")
     epochs: int | None = None
     seed: int = 0
-    model: LSTTMConfig = field(default_factory=lsttm)
+    model: LSTTMConfig = field(default_factory=lsttm_with_preference)
     long_term: LongTermConfig = field(default_factory=LongTermConfig)
     data: str | None = None
 
@@ -87,12 +90,19 @@ def run_daily_job(config: DailyJobConfig, *, inputs: MainInputs | None = None) -
         model = replace(model, optimizer=replace(model.optimizer, epochs=config.epochs))
     day, scaler = before_day(inputs, config.day)
     snapshots = _long_term(inputs, day, config) if model.long_term else None
+    preferences = _preferences(inputs, day, config)
     trained = NeuralOnDay(
-        day, model, config.seed, updates={}, snapshots=snapshots, device=torch.device("cpu")
+        day,
+        model,
+        config.seed,
+        updates={},
+        snapshots=snapshots,
+        preferences=preferences,
+        device=torch.device("cpu"),
     )
     rows = pl.DataFrame({"row": np.arange(len(day.data.impressions))})
     trained.fit(Past(rows=rows, events=None, start=None, end=day.start, label="label"))
-    folder = day_folder(day, model, trained.model, snapshots, scaler)
+    folder = day_folder(day, model, trained.model, snapshots, preferences, scaler)
     write_day_folder(path, folder)
     try:
         _check_scores(open_day_folder(path, verify=True), trained.model)
@@ -154,6 +164,7 @@ def day_folder(
     config: LSTTMConfig,
     model: torch.nn.Module,
     snapshots: LongTermSnapshots | None,
+    preferences: LongTermSnapshots | None,
     scaler: QuantileScaler,
 ) -> DayFolder:
     """Return a day's folder, to be written.
@@ -181,7 +192,7 @@ def day_folder(
         period=inputs.period,
         utc_offset=inputs.utc_offset,
         units_per_hour=day.data.units_per_hour,
-        model_options=_model_options(config, len(relations), model.long_channels),
+        model_options=_model_options(config, len(relations), model),
         sizes=replace(inputs.sizes, dense=model.dense),
         short_term=config.short_term,
         online=config.online,
@@ -200,7 +211,8 @@ def day_folder(
         config=day_config,
         graph=graph,
         model=model,
-        long_term={} if snapshots is None else {n: v[-1].clone() for n, v in snapshots.vectors.items()},
+        long_term=_of_last_day(snapshots),
+        preference=_of_last_day(preferences),
         user_fields=day.data.user_fields,
         item_fields=day.data.item_fields,
         counts=None,
@@ -290,10 +302,28 @@ def _long_term(inputs: MainInputs, day: TestedDay, config: DailyJobConfig) -> Lo
     return snapshots
 
 
-def _model_options(config: LSTTMConfig, num_types: int, long_channels: int) -> dict[str, Any]:
+def _preferences(inputs: MainInputs, day: TestedDay, config: DailyJobConfig) -> LongTermSnapshots | None:
+    if config.model.preference is None:
+        return None
+    snapshots, _ = train_preference(
+        find_exposures(inputs),
+        {"user": inputs.data.user_fields, "item": inputs.data.item_fields},
+        inputs.sizes,
+        list(inputs.snapshot_times(day.start)),
+        replace(config.model.preference, random_seed=config.seed),
+        device=torch.device("cpu"),
+    )
+    return snapshots
+
+
+def _of_last_day(snapshots: LongTermSnapshots | None) -> dict[str, torch.Tensor]:
+    return {} if snapshots is None else {name: rows[-1].clone() for name, rows in snapshots.vectors.items()}
+
+
+def _model_options(config: LSTTMConfig, num_types: int, model: LSTTM) -> dict[str, Any]:
     """Arguments of LSTTM beside its sizes; loading the weights fails where they are not the model's own."""
     return {
-        "long_channels": long_channels,
+        "long_channels": model.long_channels,
         "channels": config.channels,
         "num_layers": config.short_term.num_layers,
         "edge_channels": config.short_term.edge_channels(num_types),
@@ -303,6 +333,7 @@ def _model_options(config: LSTTMConfig, num_types: int, long_channels: int) -> d
         "fusion": config.fusion,
         "item_vectors": config.item_vectors,
         "raw_fields": config.raw_fields,
+        "preference_channels": 0 if model.preference is None else model.preference.preference_channels,
         "hidden_channels": config.hidden_channels,
         "dropout": config.dropout,
     }

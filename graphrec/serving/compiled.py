@@ -1,22 +1,13 @@
 """Compiled loops of serving: counts of past events by group, and quantile interpolation.
 
-They run without Python's lock, so that client threads overlap. What they call lies in this file, so numba's
-own cache on disk is right about what has changed.
+They run without Python's lock, so that client threads overlap.
 """
 
-import inspect
-from typing import Any
-
-import numba
 import numpy as np
 
+from graphrec.compiling import compiled
+
 COUNT, RATE, SINCE = 0, 1, 2
-
-
-def compiled(function: Any) -> Any:
-    """Compile at the first call, keep the machine code on disk."""
-    function = inspect.unwrap(function)  # of the run-time type checks that tests put around every function
-    return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
 
 
 @compiled

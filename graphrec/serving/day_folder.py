@@ -30,7 +30,7 @@ from graphrec.training.online import OnlineConfig
 from samplers import EdgeType, TemporalCSR
 
 FORMAT = "graphrec day folder"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "day.json"
 _PACKAGES = ("graphrec", "torch", "numpy", "polars", "scipy")
 _COUNTS = ("code", "code_ptr", "row_ptr", "row_first", "time")
@@ -126,6 +126,7 @@ class DayFolder:
         graph: the short-term graph as of the day's start, with the ID maps of users and items.
         model: the weights as trained.
         long_term: long-term vectors of all users and items, by node type; the last row is of unseen IDs.
+        preference: preference vectors of the same rows, the bias last; none for a model without them.
         user_fields, item_fields: field codes of all nodes.
         counts: past counts as of the day's start; None for a model without them.
         scaler: of the counts; None for a model without them.
@@ -137,6 +138,7 @@ class DayFolder:
     graph: BehaviorGraph
     model: LSTTM
     long_term: Mapping[str, Tensor]
+    preference: Mapping[str, Tensor]
     user_fields: NodeFields
     item_fields: NodeFields
     counts: PastCounts | None
@@ -207,6 +209,7 @@ def write_day_folder(path: Path, day: DayFolder) -> None:
         day.graph.compact().save(folder / "graph")
         save_checkpoint(folder / "model.pt", day.model.state_dict())
         save_checkpoint(folder / "long_term.pt", dict(day.long_term))
+        save_checkpoint(folder / "preference.pt", dict(day.preference))
         fields = {"user": day.user_fields, "item": day.item_fields}
         save_checkpoint(
             folder / "fields.pt", {name: {"codes": f.codes, "bag": f.bag} for name, f in fields.items()}
@@ -270,6 +273,7 @@ def open_day_folder(path: Path, *, verify: bool = False) -> DayFolder:
             graph=graph,
             model=model.eval(),
             long_term=load_checkpoint(path / "long_term.pt"),
+            preference=load_checkpoint(path / "preference.pt"),
             user_fields=fields["user"],
             item_fields=fields["item"],
             counts=counts,

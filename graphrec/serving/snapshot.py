@@ -6,6 +6,7 @@ its user's share once, and adds up.
 """
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -81,14 +82,15 @@ class UserSide:
     Attributes:
         short, long: the user's short-term vector and projected long-term vector; the latter has no value for
             a model without it.
-        long_vector: the long-term vector itself.
+        paired: the vectors whose inner products with the item's enter the head, as the columns of a matrix
+            that is zero where a row belongs to another pair.
         hidden, vector_sum, squares, linear: share of the head, as in :class:`_HeadParts`.
 
     """
 
     short: Tensor
     long: Tensor
-    long_vector: Tensor
+    paired: Tensor
     hidden: Tensor
     vector_sum: Tensor
     squares: Tensor
@@ -99,7 +101,8 @@ class _HeadParts:
     """The first layer of the head, cut by what its inputs belong to.
 
     The inputs are the fields in LSTTM's order (fused user, item ID, contexts, long-term item, short-term
-    item, user fields, item fields), then the dense features and the inner product of the long-term vectors.
+    item, user fields, item fields, preference of user and item), then the dense features, the inner products
+    of the long-term and of the preference vectors, and the biases of the latter.
     """
 
     def __init__(self, model: LSTTM, sections: Sections | None) -> None:
@@ -111,24 +114,31 @@ class _HeadParts:
         both = dict(model.short_term.field_embeddings())
         num_user, num_item = (both[name].num_fields * model.raw_fields for name in ("user", "item"))
         num_vectors = (1 + bool(model.long_channels)) * model.item_vectors
-        sizes = (1, 1, num_context, num_vectors, num_user, num_item)
+        num_preference = int(model.preference is not None)
+        sizes = (1, 1, num_context, num_vectors, num_user, num_item, num_preference, num_preference)
         ends = np.cumsum(sizes) * channels
-        fused, item_id, context, vectors, user, item = (
+        fused, item_id, context, vectors, user, item, preference_user, preference_item = (
             weight[end - size * channels : end] for end, size in zip(ends, sizes, strict=True)
         )
-        dense = weight[int(ends[-1]) :]
+        # the first-order weight of a dense feature stands beside the hidden layer's
+        dense = torch.cat([weight[int(ends[-1]) :], model.head.dense_weight.detach()[:, None]], dim=1)
         self.bias, self.wide_bias = first.bias.detach(), model.head.bias.detach()
         self.rest = model.head.mlp[1:]
         self.fused = fused
-        self.item = torch.cat([item_id, vectors, item])
-        self.user = torch.cat([context, user])
-        wide = model.head.dense_weight.detach()
+        self.item = torch.cat([item_id, vectors, item, preference_item])
+        self.user = torch.cat([context, user, preference_user])
         self.dense = {}
         for side in ("item", "user", "both"):
             columns = torch.zeros(0, dtype=torch.int64) if sections is None else sections.of[side].columns
-            # the first-order weight stands beside the hidden layer's
-            self.dense[side] = torch.cat([dense[columns], wide[columns, None]], dim=1)
-        self.inner = torch.cat([dense[model.dense :], wide[model.dense :, None]], dim=1)
+            self.dense[side] = dense[columns]
+        self.paired_sizes = [model.long_channels] * bool(model.item_vectors and model.long_channels)
+        self.inner = dense[model.dense :]
+        if model.preference is not None:
+            self.paired_sizes.append(model.preference.preference_channels - 1)
+            *inner, user_bias, item_bias = self.inner.split(1)
+            self.inner = torch.cat(inner)
+            for side, bias in (("user", user_bias), ("item", item_bias)):
+                self.dense[side] = torch.cat([self.dense[side], bias])
         self.num_hidden = weight.shape[1]
 
     def share(self, weight: Tensor, fields: Tensor, linear: Tensor, dense: Tensor, side: str) -> list[Tensor]:
@@ -229,13 +239,24 @@ class Snapshot:
         if model.raw_fields:
             vectors, first_order = dict(model.short_term.field_embeddings())["user"](batch.user.codes)
             fields, linear = [*fields, vectors], linear + first_order
-        long_vector = batch.long_user
-        long = model.long_projection(long_vector) if model.long_channels else torch.zeros(1, 0)
+        long = model.long_projection(batch.long_user) if model.long_channels else torch.zeros(1, 0)
         dense = self._count_user(user, columns)
+        if model.preference is not None and batch.preference_user is not None:
+            fields.append(model.preference.user_projection(batch.preference_user[:, :-1])[:, None])
+            dense = torch.cat([dense, batch.preference_user[:, -1:]], dim=1)
         hidden, total, squares, first = parts.share(
             parts.user, torch.cat(fields, dim=1), linear + parts.wide_bias, dense, "user"
         )
-        return UserSide(short, long, long_vector, hidden + parts.bias, total, squares, first)
+        paired = self._paired(batch.long_user, batch.preference_user)
+        matrix = torch.block_diag(*(v.T for v in paired)) if paired else torch.zeros(0, 0)
+        return UserSide(short, long, matrix, hidden + parts.bias, total, squares, first)
+
+    def _paired(self, long: Tensor, preference: Tensor | None) -> list[Tensor]:
+        """Return the vectors of one side whose inner products with the other's enter the head."""
+        both = [long] * bool(self.model.item_vectors and self.model.long_channels)
+        if self.model.preference is not None and preference is not None:
+            both.append(preference[:, :-1])
+        return both
 
     def _encode_short(self, batch: ClickBatch) -> Tensor:
         assert batch.graph is not None
@@ -268,8 +289,8 @@ class Snapshot:
         """Return the logits from the user's side, the items' rows and the counts of their pairs."""
         model, parts = self.model, self._parts
         channels = model.item_and_context.channels
-        widths = [parts.num_hidden, channels, channels, 1, 1, model.long_channels]
-        hidden, total, item_id, squares, linear, long_item = rows.split(widths, dim=1)
+        widths = [parts.num_hidden, channels, channels, 1, 1, sum(parts.paired_sizes)]
+        hidden, total, item_id, squares, linear, paired = rows.split(widths, dim=1)
         num_items = len(rows)
         if model.long_channels:
             user, _ = model.fusion(side.short.expand(num_items, -1), side.long.expand(num_items, -1), item_id)
@@ -277,7 +298,7 @@ class Snapshot:
             user = side.short.expand(num_items, -1)
         added = dense @ parts.dense["both"]
         if len(parts.inner):
-            added = added + (long_item @ side.long_vector[0])[:, None] * parts.inner
+            added = added + paired @ side.paired @ parts.inner
         hidden = hidden + side.hidden + user @ parts.fused + added[:, :-1]
         vectors = total + side.vector_sum + user
         pairs = 0.5 * (vectors.square().sum(dim=1) - squares[:, 0] - side.squares - user.square().sum(dim=1))
@@ -337,16 +358,19 @@ class Snapshot:
             dense = self.sections.compute(
                 "item", self.counts, nobody.numpy(), items.numpy(), columns, self.start
             )
+        if model.preference is not None and batch.preference_item is not None:
+            fields.append(model.preference.item_projection(batch.preference_item[:, :-1])[:, None])
+            dense = torch.cat([dense, batch.preference_item[:, -1:]], dim=1)
         hidden, total, squares, first = parts.share(
             parts.item, torch.cat(fields, dim=1), linear, dense, "item"
         )
-        return torch.cat([hidden, total, item_id, squares[:, None], first[:, None], batch.long_item], dim=1)
+        paired = self._paired(batch.long_item, batch.preference_item)
+        return torch.cat([hidden, total, item_id, squares[:, None], first[:, None], *paired], dim=1)
 
     @property
     def _row_width(self) -> int:
-        return (
-            self._parts.num_hidden + 2 * self.model.item_and_context.channels + 2 + self.model.long_channels
-        )
+        parts, channels = self._parts, self.model.item_and_context.channels
+        return parts.num_hidden + 2 * channels + 2 + sum(parts.paired_sizes)
 
     @cached_property
     def _parts(self) -> _HeadParts:
@@ -376,10 +400,11 @@ class Snapshot:
         """What all batches share; it has no rows of its own."""
         day, config = self.day, self.config
         none = torch.zeros(0, dtype=torch.int64)
-        snapshots = None
-        if self.model.long_channels:
-            vectors = {name: table[None] for name, table in day.long_term.items()}
-            snapshots = LongTermSnapshots(torch.tensor([config.start]), vectors)
+
+        def of_the_day(table: Mapping[str, Tensor]) -> LongTermSnapshots:
+            vectors = {name: rows[None] for name, rows in table.items()}
+            return LongTermSnapshots(torch.tensor([config.start]), vectors)
+
         return ClickData(
             impressions=Impressions(user=none, item=none, time=none, label=torch.zeros(0), context={}),
             as_of=none,
@@ -387,7 +412,8 @@ class Snapshot:
             dense=torch.zeros(0, 0),
             user_fields=day.user_fields,
             item_fields=day.item_fields,
-            snapshots=snapshots,
+            snapshots=of_the_day(day.long_term) if self.model.long_channels else None,
+            preferences=None if self.model.preference is None else of_the_day(day.preference),
             csrs=self.csrs,
             short_term=config.short_term,
             units_per_hour=config.units_per_hour,

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from experiments.benchmarks.online import OnlineBenchmark, run_online
-from experiments.config import LSTTMConfig
+from experiments.config import lsttm_with_preference
 from experiments.daily_job import DailyJobConfig, before_day, kuairand_counts, main, run_daily_job
 from experiments.inputs import load_inputs
+from experiments.preferences import find_exposures
 from experiments.protocol import NeuralOnDay
 from experiments.tested_day import prepare_day, replay_day
 from graphrec.serving import OnlineRanker, open_day_folder
@@ -18,12 +19,17 @@ from graphrec.training.batches import rows_between
 from graphrec.training.long_term import LongTermConfig, train_long_term
 from graphrec.training.loop import OptimizerConfig
 from graphrec.training.online import OnlineConfig
+from graphrec.training.preference import PreferenceConfig, train_preference
 from tests.experiments.kuairand_slice import sliced_log, write_slice
 
 DAY = "2022-05-04"
 LONG_TERM = LongTermConfig(num_walks=64, first_steps=4, steps=2, num_neighbors=4)
-MODEL = LSTTMConfig(
-    optimizer=OptimizerConfig(epochs=1), online=OnlineConfig(learning_rate=0.01, embedding_learning_rate=0.1)
+PREFERENCE = PreferenceConfig(channels=4, num_members=2, epochs=1)
+MODEL = replace(
+    lsttm_with_preference(),
+    preference=PREFERENCE,
+    optimizer=OptimizerConfig(epochs=1),
+    online=OnlineConfig(learning_rate=0.01, embedding_learning_rate=0.1),
 )
 FORMS = ("union", "chained")
 NUM_HOURS = 9  # of the day that are served: by then users are up
@@ -64,8 +70,23 @@ def replayed(inputs):
         LONG_TERM,
         device=torch.device("cpu"),
     )
-    updates = {form: replace(MODEL.online, form=form) for form in FORMS}
-    model = NeuralOnDay(day, MODEL, 0, updates=updates, snapshots=snapshots, device=torch.device("cpu"))
+    preferences, _ = train_preference(
+        find_exposures(inputs),
+        {"user": inputs.data.user_fields, "item": inputs.data.item_fields},
+        inputs.sizes,
+        list(inputs.snapshot_times(day.start)),
+        PREFERENCE,
+        device=torch.device("cpu"),
+    )
+    model = NeuralOnDay(
+        day,
+        MODEL,
+        0,
+        updates={form: replace(MODEL.online, form=form) for form in FORMS},
+        snapshots=snapshots,
+        preferences=preferences,
+        device=torch.device("cpu"),
+    )
     scores = replay_day(day, model, inputs.period)
     rows = rows_between(day.data, day.start, day.end)
     shown = inputs.tables.impressions.slice(int(rows[0]), len(rows))
@@ -164,6 +185,7 @@ def test_command_line(root, capsys):
     ]
     # a small model without the long-term graph and without counts is served too
     options = ["--model.no-long-term", "--model.no-past-counts", "--model.short-term.num-neighbors", "2"]
+    options.append("model.preference:none")  # a choice among configurations, behind all options
     assert main([*arguments, *options]) == 0
     assert "ready after" in capsys.readouterr().out
     with OnlineRanker.open(root / "command" / DAY) as ranker:

@@ -43,7 +43,10 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("serving")
     for form in ("union", "chained", "none"):
         write_day_folder(root / form, toy_day(form=form))
-    write_day_folder(root / "plain", toy_day(past_counts=False, long_channels=0, item_vectors=False))
+    write_day_folder(
+        root / "plain",
+        toy_day(past_counts=False, long_channels=0, item_vectors=False, preference_channels=0),
+    )
     write_day_folder(root / "concatenation", toy_day(fusion="concatenation", raw_fields=False))
     return root
 
@@ -80,7 +83,10 @@ def replayed(day, form):
     updater = OnlineUpdater(day.model, replace(day.config.online, form=form), device=torch.device("cpu"))
     before = toy_events(400, START - 86_400, START, 0)
     shown = TODAY.filter((pl.col("domain") == "internal") & (pl.col("behavior") != "like"))
-    vectors = {name: table[None] for name, table in day.long_term.items()}
+    long_term, preferences = (
+        LongTermSnapshots(torch.tensor([START]), {name: rows[None] for name, rows in table.items()})
+        for table in (day.long_term, day.preference)
+    )
     out = []
     for start in range(START, START + 6 * PERIOD, PERIOD):
         rows = shown.filter((pl.col("time") >= start) & (pl.col("time") < start + PERIOD))
@@ -101,7 +107,8 @@ def replayed(day, form):
             dense=torch.from_numpy(day.scaler.transform(raw, np.arange(raw.shape[1]))),
             user_fields=day.user_fields,
             item_fields=day.item_fields,
-            snapshots=LongTermSnapshots(torch.tensor([START]), vectors),
+            snapshots=long_term,
+            preferences=preferences,
             csrs=graph_of(day, TODAY.filter(pl.col("time") < start)),
             short_term=day.config.short_term,
         )
@@ -227,7 +234,7 @@ def test_damaged_folders_are_named(tmp_path):
     open_day_folder(path, verify=True)
     header = json.loads((path / "day.json").read_text())
     (path / "day.json").write_text(json.dumps({**header, "version": 99}))
-    with pytest.raises(DayFolderError, match="version 99, this release reads version 1"):
+    with pytest.raises(DayFolderError, match="version 99, this release reads version 2"):
         OnlineRanker.open(path)
     (path / "day.json").write_text(json.dumps({**header, "format": "something"}))
     with pytest.raises(DayFolderError, match="not that of a day's folder"):

@@ -132,6 +132,7 @@ def toy_day(*, form="union", past_counts=True, seed=0, **options):
         shares={"user:share": ("user:count[shown]", "user:length")},
     )
     options = {"long_channels": 4, "item_vectors": True, "raw_fields": True, **options}
+    options = {"preference_channels": 7, **options}
     num_types = len(shown)
     options |= {"channels": 8, "edge_channels": num_types + 1, "node_channels": 2 * num_types}
     options |= {"hidden_channels": (16, 8), "self_term": True}
@@ -181,6 +182,12 @@ def toy_day(*, form="union", past_counts=True, seed=0, **options):
         model=model.eval(),
         long_term={"user": torch.randn(NUM_USERS + 1, 4), "item": torch.randn(NUM_ITEMS + 1, 4)}
         if options["long_channels"]
+        else {},
+        preference={
+            name: torch.randn(count + 1, options["preference_channels"])
+            for name, count in (("user", NUM_USERS), ("item", NUM_ITEMS))
+        }
+        if options["preference_channels"]
         else {},
         user_fields=fields(NUM_USERS + 1, (4, 5), 0),
         item_fields=fields(NUM_ITEMS + 1, (7, 3), 2),
