@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.config import BaselineConfig, LSTTMConfig, MainConfig, lsttm
+from experiments.config import BaselineConfig, LSTTMConfig, MainConfig, lsttm, lsttm_with_preference
 from experiments.inputs import HOUR, load_inputs
 from experiments.main_job import long_term_snapshots
+from experiments.preferences import preferences_of
 from experiments.protocol import prepare_day, run_neural, run_trees, update_forms
 from graph_builders.splits import day_bounds
 from graphrec.models.trees import TreesConfig
@@ -22,6 +23,7 @@ from graphrec.training.batches import click_loader, collate, rows_between
 from graphrec.training.long_term import LongTermConfig, train_long_term
 from graphrec.training.loop import OptimizerConfig, predict, train
 from graphrec.training.meta_tasks import MetaConfig
+from graphrec.training.preference import PreferenceConfig
 from samplers import (
     EventHistorySampler,
     MultiHopSampler,
@@ -240,6 +242,7 @@ DAY_NAME = "2022-05-04"
 START, END = day_bounds(DAY_NAME, utc_offset_hours=8, time_resolution="ms")
 LONG_TERM = LongTermConfig(num_walks=64, first_steps=4, steps=2, num_neighbors=4)
 OPTIMIZER = OptimizerConfig(epochs=1, batch_size=128)
+PREFERENCE = PreferenceConfig(num_members=1, channels=4)
 TASKS = MetaConfig(num_tasks=2, support=32, query=32, least_rows=8)
 
 
@@ -260,17 +263,24 @@ def main_job(folder, work):
     }
     models = {
         "LSTTM": replace(lsttm(), optimizer=OPTIMIZER),
+        "LSTTM + preference": replace(lsttm_with_preference(), preference=PREFERENCE, optimizer=OPTIMIZER),
         "DeepFM": BaselineConfig(past_counts=True, optimizer=OPTIMIZER),
         "MAML": BaselineConfig(past_counts=True, optimizer=OPTIMIZER, meta=TASKS),
         "DIN": BaselineConfig(model="DIN", sequences=("internal", "external"), optimizer=OPTIMIZER),
     }
     for name, model in models.items():
+        preferences = preferences_of(
+            inputs, model, 0, until=day.start, folder=work / "preference", device=CPU
+        )
+        if preferences is not None:
+            result["preference vectors"] = preferences.vectors
         scores = run_neural(
             day,
             model,
             0,
             updates=update_forms(model, ("none", "union", "chained")),
             snapshots=snapshots if isinstance(model, LSTTMConfig) else None,
+            preferences=preferences,
             period=HOUR,
             device=CPU,
         )
@@ -282,7 +292,9 @@ def main_job(folder, work):
 
 
 SCORES = [
-    f"{name}, {form}" for name in ("LSTTM", "DeepFM", "MAML", "DIN") for form in ("none", "union", "chained")
+    f"{name}, {form}"
+    for name in ("LSTTM", "LSTTM + preference", "DeepFM", "MAML", "DIN")
+    for form in ("none", "union", "chained")
 ]
 SCORES.append("trees, none")
 
@@ -304,8 +316,9 @@ def assert_same_until(time, changed, expected):
     rows, old_rows = changed["as_of"] <= time, expected["as_of"] <= time
     for name in ("raw counts", "scaled counts"):
         assert toy.same(changed[name][rows], expected[name][old_rows]), name
-    for name, vectors in expected["long-term vectors"].items():
-        assert torch.equal(changed["long-term vectors"][name], vectors), name
+    for table in ("long-term vectors", "preference vectors"):
+        for name, vectors in expected[table].items():
+            assert torch.equal(changed[table][name], vectors), (table, name)
     test, old_test = changed["test as_of"] <= time, expected["test as_of"] <= time
     assert old_test.sum() > 10
     for name in SCORES:
