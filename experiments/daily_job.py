@@ -34,7 +34,8 @@ from graphrec.serving.day_folder import (
 )
 from graphrec.serving.event_frame import check_events, counted_events
 from graphrec.serving.scaling import FittedScaler
-from graphrec.serving.snapshot import Sections, Snapshot
+from graphrec.serving.sections import Sections
+from graphrec.serving.snapshot import Snapshot
 from graphrec.training.batches import collate
 from graphrec.training.long_term import LongTermConfig, LongTermSnapshots, train_long_term
 from graphrec.training.preference import train_preference

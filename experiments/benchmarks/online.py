@@ -33,7 +33,7 @@ PARTS = {  # methods of a snapshot, by what the table calls them
     "sampling": ("sample_user",),
     "counts": ("count_both", "_count_user"),
     "GAT": ("_encode_short",),
-    "fusion and head": ("fuse", "item_rows"),
+    "fusion and head": ("fuse", "_look_up_items"),
 }
 
 

@@ -36,7 +36,8 @@ from graphrec.serving.event_frame import (
     event_schema,
 )
 from graphrec.serving.event_log import EVENTS, PERIOD_END, EventLogFile, Record
-from graphrec.serving.snapshot import Sections, Snapshot
+from graphrec.serving.sections import Sections
+from graphrec.serving.snapshot import Snapshot
 from graphrec.training.batches import click_batches
 from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
 from graphrec.training.online import OnlineUpdater
@@ -326,7 +327,7 @@ class OnlineRanker:
             sections=self._sections,
         )
         if self._snapshots:
-            snapshot.encode_blocks(self._snapshots[-1].encoded_blocks)
+            snapshot.encode_as(self._snapshots[-1])
         # one assignment: a reader has the former pair or this one
         self._snapshots = (*self._snapshots[-1:], snapshot)
 
@@ -347,10 +348,13 @@ class OnlineRanker:
     def _row_of(self, node_type: str, node_id: Any) -> int:
         """Look an ID up in a dictionary: the map's own way by a join of frames takes longer for a few."""
         table = self._row_of_id[node_type]
+        row = table.get(node_id)
+        if row is not None:
+            return row
         if isinstance(node_id, str) is not self._has_text_ids[node_type]:
             kind = "strings" if self._has_text_ids[node_type] else "whole numbers"
             raise ValueError(f"{node_type} IDs of the day's folder are {kind}, got {node_id!r}")
-        return table.get(node_id, len(table))
+        return len(table)
 
     def _period_of(self, time: int) -> int:
         return int(self._starts_of(np.array([time], np.int64))[0])

@@ -5,7 +5,6 @@ linear up to its first hidden layer, so the item's share of that layer is part o
 its user's share once, and adds up.
 """
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,62 +16,35 @@ from torch import Tensor
 
 from graph_builders.splits import Impressions
 from graphrec.models import LSTTM
-from graphrec.models.inputs import ClickBatch
-from graphrec.serving.counts import PastCounts, Program
+from graphrec.models.inputs import GraphInput
+from graphrec.serving.block_table import BlockTable
+from graphrec.serving.counts import PastCounts
 from graphrec.serving.day_folder import DayConfig, DayFolder
+from graphrec.serving.head_parts import HeadParts
+from graphrec.serving.one_hop import OneHopUsers, UserNeighbors
+from graphrec.serving.sections import Sections
 from graphrec.training.batches import ClickData, collate
 from graphrec.training.long_term import LongTermSnapshots
 from samplers import EdgeType, TemporalCSR
 
-BLOCK_SIZE = 256  # items that are encoded together: always the same ones, so that a score has no history
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserInput:
+    """What is looked up and sampled of a user for one request; one row each.
 
-@dataclass(frozen=True, eq=False)
-class Section:
-    """The past counts that belong to one side: how to compute them, and their columns when scaled."""
+    Attributes:
+        codes: of the user's fields.
+        context: codes of the context fields.
+        long, preference: the day's vectors; no column for a model without them.
+        sampled: the user's neighbours, or, for a model of several hops, what is around the user.
 
-    program: Program
-    columns: Tensor
+    """
 
-
-class Sections:
-    """Past counts by side: what the item decides, what user and context decide, what both decide."""
-
-    def __init__(self, day: DayFolder) -> None:
-        counts, scaler = day.counts, day.scaler
-        assert counts is not None
-        assert scaler is not None
-        self.scaler = scaler
-        plan = counts.plan
-        of_item = {"item", *plan.spec.item_columns}
-        sides: dict[str, list[int]] = {"item": [], "user": [], "both": []}
-        for place, name in enumerate(plan.spec.features):
-            key = set(plan.spec.key_columns(name))
-            side = "user" if not key & of_item else "item" if key <= of_item else "both"
-            sides[side].append(place)
-        sides["all"] = list(range(len(plan.spec.features)))
-        self.of = {
-            side: Section(
-                plan.program(np.array(features, np.int64)),
-                torch.from_numpy(scaler.columns(np.array(features, np.int64))),
-            )
-            for side, features in sides.items()
-        }
-
-    def compute(
-        self,
-        side: str,
-        counts: PastCounts,
-        user: np.ndarray,
-        item: np.ndarray,
-        columns: np.ndarray,
-        as_of: int,
-    ) -> Tensor:
-        """Return the scaled counts of a side, (rows, its columns)."""
-        program = self.of[side].program
-        times = np.full(len(user), as_of, np.int64)
-        raw = counts.compute(program, user, item, columns, times)
-        return torch.from_numpy(self.scaler.transform(raw, program.features))
+    codes: Int64[Tensor, "1 num_fields"]
+    context: Int64[Tensor, "1 num_contexts"]
+    long: Float32[Tensor, "1 _"]
+    preference: Float32[Tensor, "1 _"]
+    sampled: GraphInput | UserNeighbors
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +56,7 @@ class UserSide:
             a model without it.
         paired: the vectors whose inner products with the item's enter the head, as the columns of a matrix
             that is zero where a row belongs to another pair.
-        hidden, vector_sum, squares, linear: share of the head, as in :class:`_HeadParts`.
+        hidden, vector_sum, squares, linear: share of the head, as in :class:`HeadParts`.
 
     """
 
@@ -95,75 +67,6 @@ class UserSide:
     vector_sum: Tensor
     squares: Tensor
     linear: Tensor
-
-
-class _HeadParts:
-    """The first layer of the head, cut by what its inputs belong to.
-
-    The inputs are the fields in LSTTM's order (fused user, item ID, contexts, long-term item, short-term
-    item, user fields, item fields, preference of user and item), then the dense features, the inner products
-    of the long-term and of the preference vectors, and the biases of the latter.
-    """
-
-    def __init__(self, model: LSTTM, sections: Sections | None) -> None:
-        first = model.head.mlp[0]
-        assert isinstance(first, torch.nn.Linear)
-        weight = first.weight.detach().T.contiguous()
-        channels = model.item_and_context.channels
-        num_context = model.item_and_context.num_fields - 1
-        both = dict(model.short_term.field_embeddings())
-        num_user, num_item = (both[name].num_fields * model.raw_fields for name in ("user", "item"))
-        num_vectors = (1 + bool(model.long_channels)) * model.item_vectors
-        num_preference = int(model.preference is not None)
-        sizes = (1, 1, num_context, num_vectors, num_user, num_item, num_preference, num_preference)
-        ends = np.cumsum(sizes) * channels
-        fused, item_id, context, vectors, user, item, preference_user, preference_item = (
-            weight[end - size * channels : end] for end, size in zip(ends, sizes, strict=True)
-        )
-        # the first-order weight of a dense feature stands beside the hidden layer's
-        dense = torch.cat([weight[int(ends[-1]) :], model.head.dense_weight.detach()[:, None]], dim=1)
-        self.bias, self.wide_bias = first.bias.detach(), model.head.bias.detach()
-        self.rest = model.head.mlp[1:]
-        self.fused = fused
-        self.item = torch.cat([item_id, vectors, item, preference_item])
-        self.user = torch.cat([context, user, preference_user])
-        self.dense = {}
-        for side in ("item", "user", "both"):
-            columns = torch.zeros(0, dtype=torch.int64) if sections is None else sections.of[side].columns
-            self.dense[side] = dense[columns]
-        self.paired_sizes = [model.long_channels] * bool(model.item_vectors and model.long_channels)
-        self.inner = dense[model.dense :]
-        if model.preference is not None:
-            self.paired_sizes.append(model.preference.preference_channels - 1)
-            *inner, user_bias, item_bias = self.inner.split(1)
-            self.inner = torch.cat(inner)
-            for side, bias in (("user", user_bias), ("item", item_bias)):
-                self.dense[side] = torch.cat([self.dense[side], bias])
-        self.num_hidden = weight.shape[1]
-
-    def share(self, weight: Tensor, fields: Tensor, linear: Tensor, dense: Tensor, side: str) -> list[Tensor]:
-        """Return what fields and dense features of one side add to the head's sums.
-
-        These are the hidden layer (rows, hidden), the sum of all vectors (rows, channels), the sum of their
-        squares (rows,) and the first-order term (rows,).
-        """
-        added = dense @ self.dense[side]
-        return [
-            fields.flatten(1) @ weight + added[:, :-1],
-            fields.sum(dim=1),
-            fields.square().sum(dim=(1, 2)),
-            linear + added[:, -1],
-        ]
-
-
-class _ItemTable:
-    """One row an item, made in blocks when they are first asked for, by one thread at a time."""
-
-    def __init__(self, num_items: int) -> None:
-        self.num_items = num_items
-        self.filled = np.zeros(-(-num_items // BLOCK_SIZE), bool)
-        self.lock = threading.Lock()
-        self.rows: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,10 +89,22 @@ class Snapshot:
     csrs: dict[EdgeType, TemporalCSR]
     counts: PastCounts | None
     sections: Sections | None
-    _items: _ItemTable = field(init=False)
+    _items: BlockTable = field(init=False)
+    _users: OneHopUsers | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_items", _ItemTable(self.day.ids["item"].num_rows))
+        object.__setattr__(self, "_items", BlockTable(self.day.ids["item"].num_rows, self._encode_items))
+        users = None
+        if self.config.short_term.num_layers == 1:
+            users = OneHopUsers(
+                self.model.short_term,
+                self.csrs,
+                self.config.short_term,
+                units_per_hour=self.config.units_per_hour,
+                time=self.start,
+                item_fields=self.day.item_fields,
+            )
+        object.__setattr__(self, "_users", users)
 
     @property
     def config(self) -> DayConfig:
@@ -217,51 +132,68 @@ class Snapshot:
         """
         with torch.inference_mode():
             side = self.encode_user(self.sample_user(user, columns), user, columns)
-            rows = self.item_rows(items)
+            rows = self._look_up_items(items)
             return self.fuse(side, rows, self.count_both(user, items, columns))
 
-    def sample_user(self, user: int, columns: Int64[np.ndarray, " num_columns"]) -> ClickBatch:
-        """Look up and sample what the user's side needs: a batch of one row."""
-        nobody = torch.tensor([self.day.ids["item"].unseen_row])
-        row = torch.tensor([user])
-        data = self._data(row, nobody, torch.zeros(1), self._context(columns[None]), torch.zeros(1, 0))
-        return collate(data, torch.zeros(1, dtype=torch.int64))
+    def sample_user(self, user: int, columns: Int64[np.ndarray, " num_columns"]) -> UserInput:
+        """Look up and sample what the user's side needs."""
+        day, model, context = self.day, self.model, self._context(columns[None])
+        row = slice(user, user + 1)
+        none = torch.zeros(1, 0)
+        sampled: GraphInput | UserNeighbors | None
+        if self._users is not None:
+            sampled = self._users.sample(user)
+        else:
+            nobody = torch.tensor([day.ids["item"].unseen_row])
+            data = self._data(torch.tensor([user]), nobody, torch.zeros(1), context, none)
+            sampled = collate(data, torch.zeros(1, dtype=torch.int64)).graph
+        assert sampled is not None
+        return UserInput(
+            codes=day.user_fields.codes[row],
+            context=context,
+            long=day.long_term["user"][row] if model.long_channels else none,
+            preference=day.preference["user"][row] if model.preference is not None else none,
+            sampled=sampled,
+        )
 
     def encode_user(
-        self, batch: ClickBatch, user: int, columns: Int64[np.ndarray, " num_columns"]
+        self, inputs: UserInput, user: int, columns: Int64[np.ndarray, " num_columns"]
     ) -> UserSide:
         """Return the user's side of a request."""
         model, parts = self.model, self._parts
-        short = self._encode_short(batch)
+        short = self._encode_short(inputs)
         table = model.item_and_context
-        index = batch.context + table.offset[1:]
+        index = inputs.context + table.offset[1:]
         fields, linear = [table.table(index)], table.linear(index).sum(dim=(1, 2))
         if model.raw_fields:
-            vectors, first_order = dict(model.short_term.field_embeddings())["user"](batch.user.codes)
+            vectors, first_order = dict(model.short_term.field_embeddings())["user"](inputs.codes)
             fields, linear = [*fields, vectors], linear + first_order
-        long = model.long_projection(batch.long_user) if model.long_channels else torch.zeros(1, 0)
+        long = model.long_projection(inputs.long) if model.long_channels else torch.zeros(1, 0)
         dense = self._count_user(user, columns)
-        if model.preference is not None and batch.preference_user is not None:
-            fields.append(model.preference.user_projection(batch.preference_user[:, :-1])[:, None])
-            dense = torch.cat([dense, batch.preference_user[:, -1:]], dim=1)
+        if model.preference is not None:
+            fields.append(model.preference.user_projection(inputs.preference[:, :-1])[:, None])
+            dense = torch.cat([dense, inputs.preference[:, -1:]], dim=1)
         hidden, total, squares, first = parts.share(
             parts.user, torch.cat(fields, dim=1), linear + parts.wide_bias, dense, "user"
         )
-        paired = self._paired(batch.long_user, batch.preference_user)
+        paired = self._paired(inputs.long, inputs.preference)
         matrix = torch.block_diag(*(v.T for v in paired)) if paired else torch.zeros(0, 0)
         return UserSide(short, long, matrix, hidden + parts.bias, total, squares, first)
 
-    def _paired(self, long: Tensor, preference: Tensor | None) -> list[Tensor]:
+    def _paired(self, long: Tensor, preference: Tensor) -> list[Tensor]:
         """Return the vectors of one side whose inner products with the other's enter the head."""
         both = [long] * bool(self.model.item_vectors and self.model.long_channels)
-        if self.model.preference is not None and preference is not None:
+        if self.model.preference is not None:
             both.append(preference[:, :-1])
         return both
 
-    def _encode_short(self, batch: ClickBatch) -> Tensor:
-        assert batch.graph is not None
-        vectors: Tensor = self.model.short_term(batch.graph)["user"]
-        return vectors[batch.graph.user_row]
+    def _encode_short(self, inputs: UserInput) -> Tensor:
+        sampled = inputs.sampled
+        if isinstance(sampled, UserNeighbors):
+            assert self._users is not None
+            return self._users.encode(inputs.codes, sampled)
+        vectors: Tensor = self.model.short_term(sampled)["user"]
+        return vectors[sampled.user_row]
 
     def _count_user(self, user: int, columns: np.ndarray) -> Tensor:
         """Return the scaled counts of the user and the context, (1, their columns)."""
@@ -304,33 +236,15 @@ class Snapshot:
         pairs = 0.5 * (vectors.square().sum(dim=1) - squares[:, 0] - side.squares - user.square().sum(dim=1))
         return parts.rest(hidden)[:, 0] + linear[:, 0] + side.linear + added[:, -1] + pairs
 
-    def item_rows(self, items: Int64[Tensor, " num_items"]) -> Float32[Tensor, "num_items width"]:
-        """Return the candidates' rows, encoding the blocks that nobody has asked for so far."""
-        blocks = np.unique(items.numpy() // BLOCK_SIZE)
-        self.encode_blocks(blocks[~self._items.filled[blocks]])
-        if self._items.rows is None:  # no candidates in a fresh snapshot
-            return torch.zeros(0, self._row_width)
-        return self._items.rows[items]
+    def _look_up_items(self, items: Int64[Tensor, " num_items"]) -> Float32[Tensor, "num_items width"]:
+        """Return the candidates' rows, of which there is at least one, encoding what is not there yet."""
+        return self._items[items]
 
-    @torch.inference_mode()
-    def encode_blocks(self, blocks: Int64[np.ndarray, " num_blocks"]) -> None:
-        """Encode blocks of items that have not been encoded yet."""
-        table = self._items
-        for block in blocks.tolist():
-            with table.lock:
-                if table.filled[block]:
-                    continue
-                first, stop = block * BLOCK_SIZE, min((block + 1) * BLOCK_SIZE, table.num_items)
-                rows = self._encode_items(torch.arange(first, stop))
-                if table.rows is None:
-                    table.rows = torch.empty(table.num_items, rows.shape[1])
-                table.rows[first:stop] = rows
-                table.filled[block] = True  # after its rows: readers look at this first
-
-    @property
-    def encoded_blocks(self) -> Int64[np.ndarray, " num_blocks"]:
-        """Blocks that have been encoded."""
-        return self._items.filled.nonzero()[0]
+    def encode_as(self, former: "Snapshot") -> None:
+        """Encode the items that a former snapshot's readers have asked for."""
+        self._items.fill(former._items.blocks)
+        if self._users is not None and former._users is not None:
+            self._users.sources.fill(former._users.sources.blocks)
 
     def _encode_items(self, items: Tensor) -> Tensor:
         model, parts = self.model, self._parts
@@ -358,23 +272,20 @@ class Snapshot:
             dense = self.sections.compute(
                 "item", self.counts, nobody.numpy(), items.numpy(), columns, self.start
             )
+        preference = torch.zeros(len(items), 0)
         if model.preference is not None and batch.preference_item is not None:
-            fields.append(model.preference.item_projection(batch.preference_item[:, :-1])[:, None])
-            dense = torch.cat([dense, batch.preference_item[:, -1:]], dim=1)
+            preference = batch.preference_item
+            fields.append(model.preference.item_projection(preference[:, :-1])[:, None])
+            dense = torch.cat([dense, preference[:, -1:]], dim=1)
         hidden, total, squares, first = parts.share(
             parts.item, torch.cat(fields, dim=1), linear, dense, "item"
         )
-        paired = self._paired(batch.long_item, batch.preference_item)
+        paired = self._paired(batch.long_item, preference)
         return torch.cat([hidden, total, item_id, squares[:, None], first[:, None], *paired], dim=1)
 
-    @property
-    def _row_width(self) -> int:
-        parts, channels = self._parts, self.model.item_and_context.channels
-        return parts.num_hidden + 2 * channels + 2 + sum(parts.paired_sizes)
-
     @cached_property
-    def _parts(self) -> _HeadParts:
-        return _HeadParts(self.model, self.sections)
+    def _parts(self) -> HeadParts:
+        return HeadParts(self.model, self.sections)
 
     def _context(self, columns: Int64[np.ndarray, "num_rows num_columns"]) -> Tensor:
         """Codes of the context fields: the hour in which the period starts, and columns of the events."""

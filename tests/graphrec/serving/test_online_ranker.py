@@ -42,7 +42,10 @@ ITEMS = [f"v{i}" for i in (3, 0, 299, 17, 3, 41)]
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("serving")
     for form in ("union", "chained", "none"):
-        write_day_folder(root / form, toy_day(form=form))
+        # LSTTM's table has one hop; the main table has two
+        write_day_folder(root / form, toy_day(form=form, num_layers=2 if form == "chained" else 1))
+    bare = {"edge_channels": 0, "node_channels": 0, "self_term": False, "field_pooling": "sum"}
+    write_day_folder(root / "bare", toy_day(num_layers=1, strategy="uniform", **bare))
     write_day_folder(
         root / "plain",
         toy_day(past_counts=False, long_channels=0, item_vectors=False, preference_channels=0),
@@ -137,7 +140,7 @@ def test_scores_are_those_of_the_replay(folder, tmp_path, form):
     assert (moved > 1e-3) == (form != "none")  # the updates have something to show
 
 
-@pytest.mark.parametrize("name", ["union", "plain", "concatenation"])
+@pytest.mark.parametrize("name", ["union", "chained", "bare", "plain", "concatenation"])
 def test_a_request_is_scored_as_a_batch_of_the_model(folder, tmp_path, name):
     with OnlineRanker.open(folder / name, state=tmp_path) as ranker:
         columns = {"tab": 2}

@@ -102,7 +102,7 @@ def wanted_counts(events, user, item, tab, as_of):
     )
 
 
-def toy_day(*, form="union", past_counts=True, seed=0, **options):
+def toy_day(*, form="union", past_counts=True, seed=0, strategy="recent", **options):
     """A day's folder that has not been written; ``options`` are LSTTM's."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -132,10 +132,10 @@ def toy_day(*, form="union", past_counts=True, seed=0, **options):
         shares={"user:share": ("user:count[shown]", "user:length")},
     )
     options = {"long_channels": 4, "item_vectors": True, "raw_fields": True, **options}
-    options = {"preference_channels": 7, **options}
+    options = {"preference_channels": 7, "num_layers": 2, **options}
     num_types = len(shown)
-    options |= {"channels": 8, "edge_channels": num_types + 1, "node_channels": 2 * num_types}
-    options |= {"hidden_channels": (16, 8), "self_term": True}
+    options = {"edge_channels": num_types + 1, "node_channels": 2 * num_types, "self_term": True, **options}
+    options |= {"channels": 8, "hidden_channels": (16, 8)}
     sizes = InputSizes(
         num_items=NUM_ITEMS,
         user_fields=(4, 5),
@@ -156,7 +156,13 @@ def toy_day(*, form="union", past_counts=True, seed=0, **options):
         units_per_hour=3600,
         model_options=options,
         sizes=sizes,
-        short_term=ShortTermConfig(num_neighbors=3, edge_features=True, degree_features=True),
+        short_term=ShortTermConfig(
+            num_neighbors=3,
+            num_layers=options["num_layers"],
+            edge_features=options["edge_channels"] > 0,
+            degree_features=options["node_channels"] > 0,
+            strategy=strategy,
+        ),
         online=OnlineConfig(form=form, learning_rate=0.5, embedding_learning_rate=5.0),
         batch_size=16,
         contexts=("hour", "tab"),
