@@ -25,7 +25,7 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
   simulator_effects what each part of LSTTM brings on simulated data; goes on where it stopped
   report   the page of a table that has been run: --table NAME
-  readme   put the tables into README.md
+  readme   put the tables into README.md and docs
   daily_job train on all before a day and write the folder that graphrec.serving opens
 
 Add --help to a command for its options; --resume goes on after a kill."""
@@ -66,9 +66,9 @@ def main(arguments: list[str]) -> int:
 
         return simulator_effects(rest)
     if command == "readme":
-        from experiments.readme import update_readme
+        from experiments.readme import update_pages
 
-        update_readme(Path("README.md"), RESULTS, TABLES)
+        update_pages(Path(), RESULTS, TABLES)
         return 0
     if command == "lsttm_table":
         return _lsttm_table(rest)

@@ -1,4 +1,4 @@
-"""Puts the tables of the result files into the README, between their markers."""
+"""Puts the tables of the result files into the README and the pages of ``docs``, between their markers."""
 
 import re
 from collections.abc import Mapping
@@ -6,14 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.samplers.results import markdown_table, read_rows
+from experiments.benchmarks.samplers.results import OURS, Row, markdown_table
+from experiments.benchmarks.samplers.results import read_rows as read_samplers_rows
 from experiments.benchmarks.samplers.settings import DEFAULT_OUT
 from experiments.lsttm_report import lsttm_section
 from experiments.report import read_page
 from experiments.results_table import read_lines
 from graphrec.evaluation.page import render_markdown
 
-SECTIONS = {  # of each table, what the README shows; the rest is on its page
+SECTIONS = {  # of each table of the main job, what docs/main_job.md shows; the rest is on its own page
     "main": ("All rows", "AUC by period of the day", "Are the differences real?"),
     "controls": ("All rows",),
     "baselines": ("All rows",),
@@ -26,43 +27,66 @@ EVALUATION_COMMAND = (
 )
 
 
-def update_readme(readme: Path, results: Path, tables: dict[str, str]) -> None:
-    """Replace what stands between the markers by the tables' figures and tests.
+def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
+    """Replace what stands between markers by the figures and tests of the result files.
 
-    LSTTM's tables and the benchmarks of samplers and evaluation have markers of their own; a part stays as
-    it is where the results hold none.
+    The README has LSTTM's tables, the evaluation's benchmark and of the samplers' benchmark what has a
+    target; ``docs/samplers.md`` has all of that, and ``docs/main_job.md`` the tables of the main job. A part
+    stays as it is where the results hold none.
 
     Args:
-        readme: the file.
+        root: folder of the README and of ``docs``.
         results: folder of the result files.
-        tables: names of tables and the heading that each gets.
+        tables: names of the main job's tables and the heading that each gets.
 
     Raises:
-        ValueError: the README lacks a marker.
+        ValueError: a page lacks a marker.
 
     """
+    bodies: dict[Path, dict[str, str]] = {}
+
+    def add(page: str, name: str, body: str) -> None:
+        bodies.setdefault(root / page, {})[name] = body
+
     parts = []
     for table, heading in tables.items():
         page = read_page(results, table)
         sections = [section for section in page.sections if section.title in SECTIONS[table]]
         markdown = render_markdown(replace(page, title=heading, facts=(), sections=sections))
         parts.append(re.sub(r"^(#+) ", r"##\1 ", markdown, flags=re.MULTILINE).strip())
-    text = put_between(readme.read_text(encoding="utf-8"), "results", "\n\n".join(parts), readme)
+    if parts:
+        add("docs/main_job.md", "results", "\n\n".join(parts))
     benchmark = results / DEFAULT_OUT.name
     if benchmark.exists():
-        text = put_between(text, "samplers", benchmark_section(benchmark), readme)
+        rows = read_samplers_rows(benchmark)
+        with_target = {(row.case, row.system) for row in rows if row.target is not None}
+        ours_with_target = {case for case, system in with_target}
+        short = [
+            row
+            for row in rows
+            if (row.case, row.system) in with_target or (row.system == OURS and row.case in ours_with_target)
+        ]
+        add("README.md", "samplers", benchmark_section(benchmark, short))
+        add("docs/samplers.md", "samplers", benchmark_section(benchmark, rows))
     benchmark = results / EVALUATION_BENCHMARK
     if benchmark.exists():
-        text = put_between(text, "evaluation", evaluation_section(benchmark), readme)
+        add("README.md", "evaluation", evaluation_section(benchmark))
     if (results / "lsttm_table.jsonl").exists():
-        text = put_between(text, "lsttm", lsttm_section(results), readme)
-    temporary = readme.with_name(readme.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(readme)
+        add("README.md", "lsttm", lsttm_section(results))
+    texts = {}
+    for path, named in bodies.items():
+        text = path.read_text(encoding="utf-8")
+        for name, body in named.items():
+            text = put_between(text, name, body, path)
+        texts[path] = text
+    for path, text in texts.items():  # nothing is written by halves
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
-def benchmark_section(path: Path) -> str:
-    """Make the README's part on the samplers' speed: where it was measured, the command and the table."""
+def benchmark_section(path: Path, rows: list[Row]) -> str:
+    """Make the part on the samplers' speed: where it was measured, the command and a table of the rows."""
     described: dict[str, Mapping[str, Any]] = {}
     for line in read_lines(path):  # parts may have been measured on several days
         described[f"{line['date']} {line['commit']} {line['cpu']} {line['cuda']}"] = line
@@ -81,7 +105,7 @@ def benchmark_section(path: Path) -> str:
             "",
             *(f"- {fact}" for fact in facts),
             "",
-            markdown_table(read_rows(path)).rstrip(),
+            markdown_table(rows).rstrip(),
         ]
     )
 
@@ -115,7 +139,7 @@ def evaluation_section(path: Path) -> str:
     )
 
 
-def put_between(text: str, name: str, body: str, readme: Path) -> str:
+def put_between(text: str, name: str, body: str, page: Path) -> str:
     """Replace what stands between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->``.
 
     Raises:
@@ -124,6 +148,6 @@ def put_between(text: str, name: str, body: str, readme: Path) -> str:
     """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if begin not in text or end not in text:
-        raise ValueError(f"{readme} needs the lines {begin} and {end}, and the {name} go between them")
+        raise ValueError(f"{page} needs the lines {begin} and {end}, and the {name} go between them")
     first, last = text.index(begin) + len(begin), text.index(end)
     return f"{text[:first]}\n{body}\n{text[last:]}"

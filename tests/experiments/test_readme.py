@@ -1,4 +1,4 @@
-"""The README's tables are those of the result files, and nothing else changes."""
+"""The tables of the README and of docs are those of the result files, and nothing else changes."""
 
 import pytest
 
@@ -10,9 +10,16 @@ from experiments.readme import (
     EVALUATION_BENCHMARK,
     EVALUATION_COMMAND,
     put_between,
-    update_readme,
+    update_pages,
 )
 
+PAGE = """words before
+<!-- samplers:begin -->
+<!-- samplers:end -->
+<!-- results:begin -->
+old figures
+<!-- results:end -->
+"""
 README = """# Title
 <!-- samplers:begin -->
 The benchmark has not been run.
@@ -21,15 +28,15 @@ words between
 <!-- evaluation:begin -->
 Not measured.
 <!-- evaluation:end -->
-<!-- results:begin -->
-old figures
-<!-- results:end -->
 the end
 """
 ROWS = [
     Row(case="one hop, last-K", system=OURS, unit="seeds/s", value=2_500_000, seeds=1024),
     Row(case="one hop, last-K", system="DGL", unit="seeds/s", value=250_000, seeds=1024),
     Row(case="one hop, last-K", system="DGL", unit=RATIO, value=10, seeds=1024, target=6),
+    Row(case="one hop, last-K", system="PyG", unit="seeds/s", value=2_000, seeds=1024),
+    Row(case="one hop, last-K", system="PyG", unit=RATIO, value=1250, seeds=1024),
+    Row(case="compaction", system=OURS, unit="s", value=1.5, seeds=1),
 ]
 DESCRIBED = {
     "versions": {"python": "3.11.7", "torch": "2.13.0"},
@@ -47,18 +54,22 @@ DESCRIBED = {
 def readme(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(README)
+    (tmp_path / "docs").mkdir()
+    for name in ("samplers.md", "main_job.md"):
+        (tmp_path / "docs" / name).write_text(PAGE)
     return path
 
 
 def test_without_a_benchmark_its_part_stays(readme, tmp_path):
-    update_readme(readme, tmp_path, {})
-    assert readme.read_text() == README.replace("old figures\n", "\n")
+    update_pages(tmp_path, tmp_path, {})
+    assert readme.read_text() == README
+    assert (tmp_path / "docs" / "main_job.md").read_text() == PAGE
 
 
 def test_the_benchmark_gets_its_table_and_the_command_that_made_it(readme, tmp_path):
     write_rows(tmp_path / DEFAULT_OUT.name, ROWS, DESCRIBED)
-    update_readme(readme, tmp_path, {})
-    update_readme(readme, tmp_path, {})
+    update_pages(tmp_path, tmp_path, {})
+    update_pages(tmp_path, tmp_path, {})
     text = readme.read_text()
     part = text[text.index("<!-- samplers:begin -->") : text.index("<!-- samplers:end -->")]
     assert "| one hop, last-K | 2.5 M seeds/s | DGL: 250 k seeds/s | 10 | at least 6 | yes |" in part
@@ -70,14 +81,25 @@ def test_the_benchmark_gets_its_table_and_the_command_that_made_it(readme, tmp_p
     ]
     assert "has not been run" not in text
     assert text.count("| case |") == 1
-    assert text.endswith("<!-- results:end -->\nthe end\n")
+    assert text.endswith("<!-- evaluation:end -->\nthe end\n")
+
+
+def test_the_readme_has_what_has_a_target_and_the_samplers_page_has_all(readme, tmp_path):
+    write_rows(tmp_path / DEFAULT_OUT.name, ROWS, DESCRIBED)
+    update_pages(tmp_path, tmp_path, {})
+    page = (tmp_path / "docs" / "samplers.md").read_text()
+    assert page.startswith("words before\n")
+    for line in "| one hop, last-K | 2.5 M seeds/s | PyG: 2000 seeds/s | 1250 |", "| compaction | 1.5 s |":
+        assert line in page
+        assert line not in readme.read_text()
+    assert "| one hop, last-K | 2.5 M seeds/s | DGL: 250 k seeds/s | 10 | at least 6 | yes |" in page
 
 
 def test_the_evaluation_gets_its_table(readme, tmp_path):
     out = tmp_path / EVALUATION_BENCHMARK
     arguments = ["--rows", "5000", "--users", "50", "--repeats", "1", "--cases", "auc", "gauc"]
     evaluation.main([*arguments, "--out", str(out)])
-    update_readme(readme, tmp_path, {})
+    update_pages(tmp_path, tmp_path, {})
     part = (
         readme.read_text().partition("<!-- evaluation:begin -->")[2].partition("<!-- evaluation:end -->")[0]
     )
@@ -92,7 +114,8 @@ def test_a_missing_marker_is_told(readme, tmp_path):
     with pytest.raises(ValueError, match="needs the lines <!-- results:begin -->"):
         put_between("no markers", "results", "", readme)
     write_rows(tmp_path / DEFAULT_OUT.name, ROWS, DESCRIBED)
-    readme.write_text(README.replace("<!-- samplers:end -->\n", ""))
+    page = tmp_path / "docs" / "samplers.md"
+    page.write_text(PAGE.replace("<!-- samplers:end -->\n", ""))
     with pytest.raises(ValueError, match="<!-- samplers:end -->"):
-        update_readme(readme, tmp_path, {})
-    assert "old figures" in readme.read_text()  # nothing is written by halves
+        update_pages(tmp_path, tmp_path, {})
+    assert readme.read_text() == README  # nothing is written by halves
