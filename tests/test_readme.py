@@ -61,7 +61,7 @@ def test_links_lead_somewhere():
     assert not missing
 
 
-@pytest.mark.parametrize("part", ["results", "samplers", "evaluation"])
+@pytest.mark.parametrize("part", ["lsttm", "samplers", "evaluation"])
 def test_parts_made_from_results_have_their_markers(part):
     begin, end = (README.index(f"<!-- {part}:{name} -->") for name in ("begin", "end"))
     assert README.rindex("\n## ", 0, begin) < begin < end < README.index("\n## ", begin)
