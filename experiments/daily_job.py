@@ -85,6 +85,11 @@ def run_daily_job(config: DailyJobConfig, *, inputs: MainInputs | None = None) -
     path = config.output / config.day
     if path.exists():
         raise FileExistsError(f"{path} exists: remove it first, or choose another --output")
+    if config.model.shuffle_times or config.model.long_term_trained_on != "days before":
+        raise ValueError(
+            "shuffle_times is a negative control and long_term_trained_on an ablation; neither can be "
+            "served: leave them at their defaults"
+        )
     inputs = load_inputs(path=config.data) if inputs is None else inputs
     model = config.model
     if config.epochs is not None:
@@ -177,8 +182,6 @@ def day_folder(
     """
     assert isinstance(model, LSTTM)
     inputs = day.inputs
-    if config.shuffle_times:
-        raise ValueError("shuffle_times is a negative control: a graph with shuffled times cannot be served")
     clicked, skipped = (inputs.roles["internal", behavior] for behavior in ("click", "skip"))
     graph = ShortTermGraphs(day, config).graph
     for name, ids in graph.ids.items():

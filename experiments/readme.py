@@ -12,6 +12,7 @@ from experiments.benchmarks.samplers.settings import DEFAULT_OUT
 from experiments.lsttm_report import lsttm_section
 from experiments.report import read_page
 from experiments.results_table import read_lines
+from experiments.serving_report import SERVING_BENCHMARK, serving_section
 from graphrec.evaluation.page import render_markdown
 
 SECTIONS = {  # of each table of the main job, what docs/main_job.md shows; the rest is on its own page
@@ -31,8 +32,8 @@ def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
     """Replace what stands between markers by the figures and tests of the result files.
 
     The README has LSTTM's tables, the evaluation's benchmark and of the samplers' benchmark what has a
-    target; ``docs/samplers.md`` has all of that, and ``docs/main_job.md`` the tables of the main job. A part
-    stays as it is where the results hold none.
+    target; ``docs/samplers.md`` has all of that, ``docs/serving.md`` the online ranker's, and
+    ``docs/main_job.md`` the tables of the main job. A part stays as it is where the results hold none.
 
     Args:
         root: folder of the README and of ``docs``.
@@ -73,6 +74,9 @@ def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
         add("README.md", "evaluation", evaluation_section(benchmark))
     if (results / "lsttm_table.jsonl").exists():
         add("README.md", "lsttm", lsttm_section(results))
+    benchmark = results / SERVING_BENCHMARK
+    if benchmark.exists():
+        add("docs/serving.md", "serving", serving_section(benchmark))
     texts = {}
     for path, named in bodies.items():
         text = path.read_text(encoding="utf-8")

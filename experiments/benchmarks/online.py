@@ -1,7 +1,8 @@
 """The online ranker: requests a second and their latency, events a second, seconds to reopen.
 
-``python -m experiments.benchmarks.online FOLDER`` takes a day's folder of ``daily_job`` and the day's own
-events. It ranks 200 candidates for users drawn at random, at 1 and at 8 client threads; the results go into
+``python -m experiments.benchmarks.online FOLDER`` takes a day's folder of ``daily_job``, with its default
+configuration, and the day's own events. It ranks 200 candidates for users drawn at random, at 1 and at 8
+client threads, and compares the scores of the day's impressions with the protocol's; the results go into
 ``experiments/results/online_benchmark.jsonl`` and onto the terminal.
 """
 
@@ -24,11 +25,14 @@ import numpy as np
 import polars as pl
 import torch
 
+from experiments.benchmarks.served_day import compare_served_day
+from experiments.config import lsttm_with_preference
 from experiments.inputs import load_inputs
+from experiments.serving_report import SERVING_BENCHMARK
 from graphrec.serving import OnlineRanker
 from graphrec.serving.snapshot import Snapshot
 
-RESULTS = Path(__file__).parents[1] / "results" / "online_benchmark.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / SERVING_BENCHMARK
 PARTS = {  # methods of a snapshot, by what the table calls them
     "sampling": ("sample_user",),
     "counts": ("count_both", "_count_user"),
@@ -204,7 +208,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Print the rows as a Markdown table."""
     print("| measure | setting | value |\n|---|---|---|")
     for row in rows:
-        print(f"| {row['measure']} | {row['setting']} | {row['value']:.4g} {row['unit']} |")
+        value = f"{row['value']:.4g} {row['unit']}".strip()
+        print(f"| {row['measure']} | {row['setting']} | {value} |")
 
 
 def main(arguments: list[str]) -> int:
@@ -217,19 +222,25 @@ def main(arguments: list[str]) -> int:
     try:
         with OnlineRanker.open(folder, state=(scratch := Path(tempfile.mkdtemp()))) as ranker:
             start, columns = ranker.period_start, ranker.events().columns
+            day = ranker.day
         shutil.rmtree(scratch)
-        frame = load_inputs().tables.events.frame
+        inputs = load_inputs()
+        compared = compare_served_day(inputs, folder, lsttm_with_preference())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     end = start + 24 * 3_600_000
+    frame = inputs.tables.events.frame
     events = frame.filter((pl.col("time") >= start) & (pl.col("time") < end)).select(columns)
-    rows = run_online(folder, events.sort("time", maintain_order=True), config)
+    rows = run_online(folder, events.sort("time", maintain_order=True), config) + compared
     facts = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch thread",
         "load_average": os.getloadavg()[1],  # over five minutes, this run included
         "torch": torch.__version__,
+        "users": day.ids["user"].num_ids,
+        "items": day.ids["item"].num_ids,
+        "past_counts": 0 if day.config.counts is None else len(day.config.counts.features),
         "configuration": asdict(config),
     }
     with RESULTS.open("w") as file:

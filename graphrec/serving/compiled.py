@@ -23,11 +23,22 @@ def _first_not_below(values, low, high, bound):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _add_group(key, code, as_of, windows, part, count, last):  # type: ignore[no-untyped-def]
+def _bracket(codes, first, stop, least, most):  # type: ignore[no-untyped-def]
+    """Range of the groups from ``least`` to ``most``.
+
+    The groups of a user lie side by side, and a request is of one user: looking a group up in the few of that
+    range touches little memory.
+    """
+    low = _first_not_below(codes, first, stop, least)
+    return low, _first_not_below(codes, low, stop, most + 1)
+
+
+@compiled
+def _add_group(key, code, as_of, windows, part, low, high, count, last):  # type: ignore[no-untyped-def]
     """Add what one part knows of a group: events by behaviour and window, and the last one's time."""
     codes, code_ptr, row_ptr, row_first, times = part
-    place = _first_not_below(codes, code_ptr[key], code_ptr[key + 1], code)
-    if place == code_ptr[key + 1] or codes[place] != code:
+    place = _first_not_below(codes, low, high, code)
+    if place == high or codes[place] != code:
         return
     group = place - code_ptr[key]
     for behavior in range(row_first.shape[1]):
@@ -35,7 +46,9 @@ def _add_group(key, code, as_of, windows, part, count, last):  # type: ignore[no
             continue
         start = row_ptr[row_first[key, behavior] + group]
         end = row_ptr[row_first[key, behavior] + group + 1]
-        stop = _first_not_below(times, start, end, as_of)
+        stop = end
+        if end > start and times[end - 1] >= as_of:  # seldom: known late
+            stop = _first_not_below(times, start, end, as_of)
         for window in range(len(windows)):
             first = start
             if windows[window] > 0:
@@ -58,31 +71,57 @@ def count_past(codes, as_of, windows, base, delta, rates, smoothing, program_ptr
     num_behaviors = base[3].shape[1]
     count = np.zeros((num_behaviors, len(windows)), np.int64)
     last = np.zeros(num_behaviors, np.int64)
-    prior = np.zeros(len(rates), np.float32)
     nothing = np.iinfo(np.int64).min
+    prior = np.empty((num_queries, len(rates)), np.float32)
     for query in range(num_queries):
-        time = as_of[query]
-        for key in range(num_keys):
-            is_common = key == 0 and (query == 0 or time != as_of[query - 1])
-            if not is_common and program_ptr[key] == program_ptr[key + 1]:
-                continue
+        if query > 0 and as_of[query] == as_of[query - 1]:
+            prior[query] = prior[query - 1]
+            continue
+        count[:] = 0
+        code, time, own = codes[0, query], as_of[query], windows[:1]
+        _add_group(0, code, time, own, base, base[1][0], base[1][1], count, last)
+        _add_group(0, code, time, own, delta, delta[1][0], delta[1][1], count, last)
+        for pair in range(len(rates)):
+            shown = count[rates[pair, 1], 0]
+            prior[query, pair] = np.float32(0.5)
+            if shown > 0:
+                prior[query, pair] = np.float32(count[rates[pair, 0], 0]) / np.float32(shown)
+    for key in range(num_keys):
+        first_line, end_line = program_ptr[key], program_ptr[key + 1]
+        if first_line == end_line:
+            continue
+        num_windows = 1  # that the key's features have; the first one is that of all times
+        for line in range(first_line, end_line):
+            num_windows = max(num_windows, program[line, 3] + 1)
+        least, most = np.iinfo(np.int64).max, np.int64(-1)
+        for query in range(num_queries):
+            if codes[key, query] >= 0:
+                least, most = min(least, codes[key, query]), max(most, codes[key, query])
+        low, high = _bracket(base[0], base[1][key], base[1][key + 1], least, most)
+        low_delta, high_delta = _bracket(delta[0], delta[1][key], delta[1][key + 1], least, most)
+        # 200 candidates have few durations and tags: where codes are close together, each is counted once
+        known = np.zeros(most - least + 1 if 0 <= most - least < 4 * num_queries else 0, np.int64)
+        for query in range(num_queries):
+            code, time = codes[key, query], as_of[query]
+            if 0 <= code < least + len(known):
+                former = known[code - least] - 1
+                if former >= 0 and as_of[former] == time:
+                    for line in range(first_line, end_line):
+                        out[query, program[line, 5]] = out[former, program[line, 5]]
+                    continue
+                known[code - least] = query + 1
             count[:] = 0
             last[:] = nothing
-            if codes[key, query] >= 0:
-                _add_group(key, codes[key, query], time, windows, base, count, last)
-                _add_group(key, codes[key, query], time, windows, delta, count, last)
-            if is_common:
-                for pair in range(len(rates)):
-                    shown = count[rates[pair, 1], 0]
-                    prior[pair] = np.float32(0.5)
-                    if shown > 0:
-                        prior[pair] = np.float32(count[rates[pair, 0], 0]) / np.float32(shown)
-            for line in range(program_ptr[key], program_ptr[key + 1]):
+            if code >= 0:
+                own = windows[:num_windows]
+                _add_group(key, code, time, own, base, low, high, count, last)
+                _add_group(key, code, time, own, delta, low_delta, high_delta, count, last)
+            for line in range(first_line, end_line):
                 kind, behavior, denominator, window, pair, column = program[line]
                 if kind == COUNT:
                     out[query, column] = np.float32(count[behavior, window])
                 elif kind == RATE:
-                    clicks = np.float32(count[behavior, window]) + smoothing * prior[pair]
+                    clicks = np.float32(count[behavior, window]) + smoothing * prior[query, pair]
                     out[query, column] = clicks / (np.float32(count[denominator, window]) + smoothing)
                 elif last[behavior] == nothing:
                     out[query, column] = np.float32(np.nan)

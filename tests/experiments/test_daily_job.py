@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments.benchmarks.online import OnlineBenchmark, run_online
+from experiments.benchmarks.served_day import compare_served_day
 from experiments.config import lsttm_with_preference
 from experiments.daily_job import DailyJobConfig, before_day, kuairand_counts, main, run_daily_job
 from experiments.inputs import load_inputs
@@ -145,9 +146,9 @@ def test_changed_counts_and_models_that_cannot_be_served_are_refused(inputs, tmp
     changed = replace(inputs, data=replace(inputs.data, dense=inputs.data.dense + 1))
     with pytest.raises(ValueError, match="differ from those of the training data"):
         run_daily_job(config, inputs=changed)
-    shuffled = replace(config, model=replace(config.model, shuffle_times=True))
-    with pytest.raises(ValueError, match="cannot be served"):
-        run_daily_job(shuffled, inputs=inputs)
+    for options in ({"shuffle_times": True}, {"long_term_trained_on": "all training days"}):
+        with pytest.raises(ValueError, match="neither can be served"):
+            run_daily_job(replace(config, model=replace(config.model, **options)), inputs=inputs)
     with pytest.raises(ValueError, match="past_counts=False"):
         kuairand_counts(replace(inputs, feature_names=["user:count[shown]"]))
     assert list(tmp_path.iterdir()) == []
@@ -169,6 +170,22 @@ def test_benchmark_measures_everything_and_leaves_the_folder_as_it_was(inputs, f
     measures = [row["measure"] for row in rows]
     assert measures.count("requests") == measures.count("reopen") == 2
     assert measures.count("events appended, on disk") == 2
+
+
+@pytest.mark.slow
+def test_a_served_day_is_compared_with_the_protocol(inputs, folders):
+    rows = compare_served_day(inputs, folders["union"], MODEL)
+    found = {(row["measure"], row["setting"]): row["value"] for row in rows}
+    for form in ("none", "union"):
+        served, offline = (found["AUC of the day", f"{name}, {form}"] for name in ("served", "replay"))
+        assert served == pytest.approx(offline, abs=1e-4)
+        assert found["largest difference of probabilities", form] < 2e-5
+    # the update is seen in both
+    assert abs(found["AUC of the day", "served, union"] - found["AUC of the day", "served, none"]) > 1e-6
+    with pytest.raises(ValueError, match="made with another configuration"):
+        compare_served_day(inputs, folders["union"], replace(MODEL, channels=8))
+    with pytest.raises(ValueError, match="made from other data"):
+        compare_served_day(replace(inputs, fingerprint="other"), folders["union"], MODEL)
 
 
 @pytest.mark.slow
