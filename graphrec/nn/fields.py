@@ -136,7 +136,8 @@ def _distinct(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     if num_rows > 4 * index.numel():
         return index.unique(return_inverse=True)
     # no sort where the table is not much longer than the index
-    if index.device.type == "cpu":
+    # inside torch.func's transforms, as in temporal MAML, tensors have no memory of their own to hand over
+    if index.device.type == "cpu" and torch._C._functorch.peek_interpreter_stack() is None:
         place = torch.full((num_rows,), -1)
         row, local = torch.empty(num_rows, dtype=torch.int64), torch.empty(index.shape, dtype=torch.int64)
         count = compiled.number_distinct(*(x.numpy() for x in (index.contiguous(), place, row, local)))

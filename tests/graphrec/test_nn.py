@@ -174,3 +174,15 @@ def test_field_embedding():
     torch.testing.assert_close(linear, torch.tensor([2 + 3 + (8 + 11) / 2, 0 + 6.0]))
     with pytest.raises(ValueError, match="bag"):
         embedding(codes)
+
+
+def test_fields_are_projected_inside_transforms_of_functions():
+    torch.manual_seed(0)
+    embedding = FieldEmbedding((5, 4), 3)
+    codes, weight = torch.randint(0, 4, (200, 2)), torch.randn(6, 6, requires_grad=True)
+
+    def total(weight):
+        return embedding.projected(codes, None, weight, [200], [6])[0].square().sum()
+
+    (expected,) = torch.autograd.grad(total(weight), weight)
+    torch.testing.assert_close(torch.func.grad(total)(weight.detach()), expected)
