@@ -4,7 +4,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from experiments.main_inputs import ExposureRole, MainInputs, encode_fields, fingerprint
+from experiments.main_inputs import AsOf, ExposureRole, MainInputs, encode_fields, fingerprint
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.datasets import DatasetTables, load_kuairand_pure
 from graph_builders.ids import IdMap
@@ -28,12 +28,13 @@ EXPOSURES = (ExposureRole("early", ("impression",), "long_watch"),)
 EARLY = {"early_shown": "impression", "early_long_watch": "long_watch", "early_like": "like"}
 
 
-def kuairand_inputs(period_hours: int = 1, path: str | None = None) -> MainInputs:
+def kuairand_inputs(period_hours: int = 1, path: str | None = None, *, as_of: AsOf = "period") -> MainInputs:
     """Load KuaiRand-Pure and compute everything that is the same for all models, seeds and test days.
 
     Args:
-        period_hours: length of a period; queries are as of its start.
+        period_hours: length of a period.
         path: folder of the data, default the embedded copy.
+        as_of: the start of the "period" for all queries in it, or the own time of each "query".
 
     """
     period = period_hours * HOUR
@@ -48,12 +49,13 @@ def kuairand_inputs(period_hours: int = 1, path: str | None = None) -> MainInput
         time_resolution=tables.time_resolution,
     )
     offset = int(tables.utc_offset_hours * HOUR)
-    as_of = period_start(impressions.time, period, utc_offset=offset)
+    start = period_start(impressions.time, period, utc_offset=offset)
+    known = start if as_of == "period" else impressions.time
     # the context of a query is that of its period: the hour in which the period starts
-    hour = (as_of + offset) // HOUR % 24
+    hour = (start + offset) // HOUR % 24
     user_codes, user_sizes, _ = encode_fields(graph.features["user"], USER_FIELDS)
     item_codes, item_sizes, bag_size = encode_fields(graph.features["item"], ITEM_FIELDS, bag=ITEM_BAG)
-    names, counts = _past_counts(tables, impressions, as_of, user_ids, item_ids)
+    names, counts = _past_counts(tables, impressions, known, user_ids, item_ids)
     sizes = InputSizes(
         num_items=item_ids.num_ids,
         user_fields=user_sizes,
@@ -75,7 +77,7 @@ def kuairand_inputs(period_hours: int = 1, path: str | None = None) -> MainInput
         tables=tables,
         data=ClickData(
             impressions=impressions,
-            as_of=as_of,
+            as_of=known,
             context=hour[:, None],
             dense=counts,
             user_fields=user_codes,
@@ -95,6 +97,7 @@ def kuairand_inputs(period_hours: int = 1, path: str | None = None) -> MainInput
         sequences=SEQUENCES,
         long_term_behaviors=LONG_TERM_BEHAVIORS,
         exposures=EXPOSURES,
+        as_of=as_of,
     )
 
 

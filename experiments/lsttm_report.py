@@ -13,7 +13,11 @@ TITLES = {
     "lsttm_table": "All rows",
     "lsttm_ablations": "Ablations of LSTTM",
 }
-DATA_IN_WORDS = {"kuairand": "KuaiRand-Pure", "simulator": "SIMULATED behaviour"}
+DATA_IN_WORDS = {
+    "kuairand": "KuaiRand-Pure",
+    "kuairand, as of the query": "KuaiRand-Pure as of the instant of each query",
+    "simulator": "SIMULATED behaviour",
+}
 COLUMNS = (  # heading, form, slice, metric, digits
     ("AUC 0-8", "none", "period=0-8", "mean_hourly_auc", 4),
     ("8-16", "none", "period=8-16", "mean_hourly_auc", 4),

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.config import DATA_SETTINGS, NeuralConfig
+from experiments.config import DATA_SETTINGS, ItemRateConfig, NeuralConfig, SMLModelConfig
 from experiments.lsttm_report import draw_hours
+from experiments.main_inputs import AsOf
 from experiments.paired_tests import figures_of_seed, pairwise_tests
 from experiments.parts import FinishedPart, PartSpec
 from experiments.results_table import RunPredictions, read_lines, write_lines
@@ -42,6 +43,7 @@ OF_ALL = ("auc", GAUC, "gauc[user; impressions]", "log_loss", "calibration_ratio
 OF_PERIODS = ("mean_hourly_auc", "auc", GAUC)
 HOURLY = ("LSTTM", "LSTTM without meta", "DeepFM (+external)", "boosted trees")  # drawn hour by hour
 NUM_RESAMPLES = 1000
+BY_PERIOD = (ItemRateConfig, SMLModelConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,9 @@ class TableConfig:
         only_tables: run nothing, make the tables of what is finished.
         forecast: run nothing, print what the rows would cost.
         path: folder of the data; none for the embedded copy.
+        as_of: what queries know: all events before the start of their "period", or before the "query"
+            itself. The latter has a table of its own, without ablations, of rows as the former's search
+            found them.
 
     """
 
@@ -76,6 +81,7 @@ class TableConfig:
     only_tables: bool = False
     forecast: bool = False
     path: str | None = None
+    as_of: AsOf = "period"
 
     def __post_init__(self) -> None:
         unknown = set(self.rows) - set(ROWS)
@@ -85,10 +91,21 @@ class TableConfig:
             raise ValueError(f"no data set {self.data!r}; there are {[*DATA_SETTINGS]}")
         if not self.seeds or not self.ablation_seeds or self.jobs < 1 or self.trials < 1:
             raise ValueError("name at least one seed of each kind, one job and one trial")
+        by_period = [name for name in self.rows if isinstance(ROWS[name].config, BY_PERIOD)]
+        if by_period and self.as_of == "query":
+            raise ValueError(f"{by_period} go by whole periods: leave them out as of queries' own times")
 
     def table_rows(self) -> list[TableRow]:
         """Return the chosen rows in the order of the table."""
-        return [row for row in ROWS.values() if not self.rows or row.name in self.rows]
+        rows = [row for row in ROWS.values() if not self.rows or row.name in self.rows]
+        if self.as_of == "period":
+            return rows
+        return [row for row in rows if row.group == "main" and not isinstance(row.config, BY_PERIOD)]
+
+    @property
+    def data_name(self) -> str:
+        """Return what the result files call the data."""
+        return self.data if self.as_of == "period" else f"{self.data}, as of the query"
 
     def searched_rows(self) -> list[TableRow]:
         """Return the rows whose search the chosen ones need, in the order of the table."""
@@ -133,16 +150,19 @@ class LSTTMTable:
         self.rows = list(config.table_rows() if rows is None else rows)
         self.searched = config.searched_rows() if rows is None else [row for row in rows if row.of is None]
         self.by_name = {row.name: row for row in (*self.searched, *self.rows)}
-        self.source = DataSource(config.data, folder, config.path, DATA_SETTINGS[config.data].period_hours)
+        self.source = DataSource(
+            config.data, folder, config.path, DATA_SETTINGS[config.data].period_hours, config.as_of
+        )
         self.runner = PartRunner(self.source)
         self.search_path = results / SEARCH_FILE
+        self.searches = config.search and config.as_of == "period"
 
     def run(self) -> None:
         """Forecast, then do what the configuration says, printing a line for each finished part."""
         if not self.config.only_tables:
             self._print_forecast()
         if not self.config.only_tables and not self.config.forecast:
-            if self.config.search:
+            if self.searches:
                 self._search()
             wanted = [
                 (row.name, spec)
@@ -171,6 +191,7 @@ class LSTTMTable:
                 updates=updates,
                 long_term=replace(row.long_term, random_seed=seed),
                 period_hours=setting.period_hours,
+                as_of=self.config.as_of,
             )
             for day in self.config.days_of(group)
             for seed in self.config.seeds_of(row, group)
@@ -272,7 +293,7 @@ class LSTTMTable:
             counted |= {spec.key(fingerprint) for spec in specs}
             finished = [part.cpu_seconds for spec in specs if (part := self.runner.store.find(spec))]
             num_trials, trials_left = 0, 0
-            if row.of is None and self.config.search:
+            if row.of is None and self.searches:
                 num_trials = len(trial_specs(row, self.config.data, self.config.trials))
                 trials_left = len(
                     missing_trials(self.search_path, row, self.config.data, fingerprint, self.config.trials)
@@ -301,10 +322,11 @@ class LSTTMTable:
 
     def write_tables(self) -> None:
         """Write the main table and the ablations from finished parts; say which rows are left out."""
-        groups: tuple[Group, ...] = ("main", "ablations")
+        by_period = self.config.as_of == "period"
+        groups: tuple[Group, ...] = ("main", "ablations") if by_period else ("main",)
         for group in groups:
             self._write_table(group)
-        if draw_hours(self.results, self.config.data, self.figure):
+        if by_period and draw_hours(self.results, self.config.data, self.figure):
             print(f"figure: {self.figure}")
 
     def _write_table(self, group: Group) -> None:
@@ -340,7 +362,7 @@ class LSTTMTable:
         for form in forms:
             for seed in dict.fromkeys(spec.seed for spec, _ in parts):
                 days = [
-                    part.predictions(form, run="table", model=model, data=self.config.data, seed=seed)
+                    part.predictions(form, run="table", model=model, data=self.config.data_name, seed=seed)
                     for spec, part in parts
                     if spec.seed == seed
                 ]
@@ -348,7 +370,7 @@ class LSTTMTable:
                     column: np.concatenate([getattr(day, column) for day in days])
                     for column in ("label", "score", "user", "item", "time")
                 }
-                pooled[form].append(RunPredictions("table", model, self.config.data, seed, **columns))
+                pooled[form].append(RunPredictions("table", model, self.config.data_name, seed, **columns))
         return pooled
 
     def _figures(
@@ -390,7 +412,7 @@ class LSTTMTable:
     ) -> dict[str, Any]:
         rounded = [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
         return {
-            "data": self.config.data,
+            "data": self.config.data_name,
             "model": model,
             "form": form,
             "slice": name,
@@ -420,7 +442,7 @@ class LSTTMTable:
                 by=("period",),
             )
             lines += [
-                {"data": self.config.data, "form": form, **_plain(test)}
+                {"data": self.config.data_name, "form": form, **_plain(test)}
                 for test in tests
                 if test.slice == "all" and test.metric in ("auc", GAUC)
             ]
@@ -436,7 +458,7 @@ class LSTTMTable:
             self.config.trials,
         )
         return {
-            "data": self.config.data,
+            "data": self.config.data_name,
             "model": row.name,
             "trials": found.num_trials,
             "settings": dict(found.settings),
@@ -460,7 +482,7 @@ class LSTTMTable:
 
     def _replace(self, path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         """Put the lines in the place of those of this data set."""
-        kept = [line for line in read_lines(path) if line["data"] != self.config.data]
+        kept = [line for line in read_lines(path) if line["data"] != self.config.data_name]
         write_lines(path, json.loads(json.dumps([*kept, *lines])))
 
 

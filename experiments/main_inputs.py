@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,8 @@ from graph_builders.features import fit_fields
 from graph_builders.splits import Impressions, day_bounds
 from graphrec.models.inputs import InputSizes, NodeFields
 from graphrec.training.batches import ClickData
+
+AsOf = Literal["period", "query"]
 
 
 class ExposureRole(NamedTuple):
@@ -40,7 +42,7 @@ class MainInputs:
         sizes: numbers of codes; ``dense`` is 0 until the counts are scaled.
         graph: all events of all days; what a model gets of it is cut by time.
         fingerprint: SHA-256 over the event log and the impressions.
-        period: length of a period; queries are as of its start.
+        period: length of a period; models are updated at its end.
         window: length of a test window: a day, where not said otherwise.
         snapshot_every: time between two snapshots of the long-term vectors.
         roles: which relation plays the part of a configuration's (domain, behaviour), such as a view that is
@@ -48,6 +50,7 @@ class MainInputs:
         sequences: relations of which the named sequences of past events are made ("internal", "external").
         long_term_behaviors: what users did, not what they were shown: the edges of the long-term graph.
         exposures: where the log says what users were shown, for preference vectors; empty where it does not.
+        as_of: queries are as of the start of their "period", or of their own times, "query".
 
     """
 
@@ -66,6 +69,7 @@ class MainInputs:
     sequences: Mapping[str, tuple[Relation, ...]]
     long_term_behaviors: tuple[str, ...]
     exposures: tuple[ExposureRole, ...] = ()
+    as_of: AsOf = "period"
 
     @property
     def units_per_second(self) -> int:

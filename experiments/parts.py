@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from experiments.config import ModelConfig, NeuralConfig
+from experiments.main_inputs import AsOf
 from experiments.results_table import RunPredictions
 from experiments.tested_day import Scores, TestedDay
 from graphrec.training.batches import rows_between
@@ -38,6 +39,7 @@ class PartSpec:
         updates: forms of online update by the name that their scores get; only of neural models.
         long_term: of a model that reads the long-term graph, else None.
         period_hours: length of a period.
+        as_of: what queries know, as ``load_inputs`` has it.
 
     """
 
@@ -48,6 +50,7 @@ class PartSpec:
     updates: Mapping[str, OnlineConfig] = field(default_factory=dict)
     long_term: LongTermConfig | None = None
     period_hours: int = 1
+    as_of: AsOf = "period"
 
     def key(self, fingerprint: str) -> str:
         """Return 20 hexadecimal digits of the hash over everything that decides the part's scores."""
@@ -61,6 +64,8 @@ class PartSpec:
             "long_term": None if self.long_term is None else changed_fields(self.long_term),
             "period_hours": self.period_hours,
         }
+        if self.as_of != "period":
+            content["as_of"] = self.as_of
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
     def configuration(self) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class NeuralOnDay:
             )
         self.config, self.seed, self.updates, self.device = config, seed, updates, device
         self.checkpoint, self.on_step = checkpoint, on_step
-        self.utc_offset = day.inputs.utc_offset
+        self.inputs = day.inputs
         self.graphs = None if isinstance(config, BaselineConfig) else ShortTermGraphs(day, config)
         data = day.data if config.past_counts else replace(day.data, dense=day.data.dense[:, :0])
         if isinstance(config, LSTTMConfig):
@@ -189,7 +189,14 @@ class NeuralOnDay:
             kept = None if self.checkpoint is None else self.checkpoint.with_suffix(".first.pt")
             if first is not None:
                 self._train_plain(data, rows, first, kept)
-            tasks = MetaTasks(data, rows, self.config.meta, utc_offset=self.utc_offset, random_seed=self.seed)
+            tasks = MetaTasks(
+                data,
+                rows,
+                self.config.meta,
+                utc_offset=self.inputs.utc_offset,
+                period=self.inputs.period,
+                random_seed=self.seed,
+            )
             self.curve = train_meta(
                 self.model,
                 tasks.batches,
@@ -222,7 +229,10 @@ class NeuralOnDay:
 
     def predict(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
         """Score a period's impressions in each form, on the graph before the period."""
-        graph = self.graphs.before(int(rows[PERIOD_START][0])) if self.graphs else None
+        start = int(rows[PERIOD_START][0])
+        # as of their own times queries know the period's former events: the samplers' bound hides the rest
+        until = start if self.inputs.as_of == "period" else start + self.inputs.period
+        graph = self.graphs.before(until) if self.graphs else None
         size = 4 * self.config.optimizer.batch_size
         data = self.data.with_graph(graph)
         assert self.updated is not None, "fitted before it predicts"
@@ -293,6 +303,8 @@ def run_model(
         return run_trees(day, config, seed)
     if isinstance(config, LogisticConfig):
         return run_simple(day, LogisticOnDay(day, config), day.end - day.start)
+    if isinstance(config, ItemRateConfig | SMLModelConfig) and day.inputs.as_of != "period":
+        raise ValueError("item CTR and SML go by whole periods: leave them out as of queries' own times")
     if isinstance(config, ItemRateConfig):
         return run_simple(day, ItemRateOnDay(day, config), day.inputs.period)
     if isinstance(config, SMLModelConfig):
@@ -316,7 +328,8 @@ def run_model(
 class ShortTermGraphs:
     """Versions of the short-term graph: as of the day's start, and with the hours that have ended.
 
-    A version holds no edge of the hour that is scored, so there the sampler's bound has nothing to hide.
+    Where queries are as of the period's start, a version holds no edge of the hour that is scored, so there
+    the sampler's bound has nothing to hide.
     """
 
     def __init__(self, day: TestedDay, config: LSTTMConfig | TGATConfig) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from experiments.config import DATA_SETTINGS, LSTTMConfig
 from experiments.inputs import load_inputs
+from experiments.main_inputs import AsOf
 from experiments.parts import PartSpec, PartStore
 from experiments.preferences import preferences_of
 from experiments.protocol import run_model
@@ -34,6 +35,7 @@ class DataSource:
     folder: Path
     path: str | None = None
     period_hours: int = 1
+    as_of: AsOf = "period"
 
 
 class PartRunner:
@@ -41,7 +43,9 @@ class PartRunner:
 
     def __init__(self, source: DataSource) -> None:
         self.source = source
-        self.inputs = load_inputs(source.data, period_hours=source.period_hours, path=source.path)
+        self.inputs = load_inputs(
+            source.data, period_hours=source.period_hours, path=source.path, as_of=source.as_of
+        )
         self.store = PartStore(source.folder / "parts", self.inputs.fingerprint)
         self.device = torch.device("cpu")
         # one matrix of counts is large, and parts come day by day

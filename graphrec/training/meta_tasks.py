@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from graph_builders.splits import period_start
 from graphrec.models.inputs import ClickBatch, NodeFields
 from graphrec.training.batches import ClickData, collate
 from samplers import SeedLoader, keyed_bits
@@ -77,11 +78,12 @@ class MetaTask:
 class MetaTasks:
     """Cut impressions into tasks of two adjacent periods, and batches of tasks from different days and hours.
 
-    Periods are the distinct values of ``data.as_of``. One with fewer than ``least_rows`` rows, and so an
-    empty one, joins the next; at the end, the former. A period of n rows is dealt into ceil(n / query) query
-    sets of nearly one size, each with up to ``support`` rows of the period before it. So over an epoch every
-    row is in exactly one query set, but for those of the first period, which none comes before: they are
-    support only, and ``num_never_queried`` counts them (of each user group, where there are groups).
+    Periods are the distinct values of ``data.as_of``, or what lies in one ``period`` of them. One with fewer
+    than ``least_rows`` rows, and so an empty one, joins the next; at the end, the former. A period of n rows
+    is dealt into ceil(n / query) query sets of nearly one size, each with up to ``support`` rows of the
+    period before it. So over an epoch every row is in exactly one query set, but for those of the first
+    period, which none comes before: they are support only, and ``num_never_queried`` counts them (of each
+    user group, where there are groups).
 
     A task sees nothing of its query's future: every row is sampled as of its own period, and the support's
     labels were known when the query's period began.
@@ -93,6 +95,7 @@ class MetaTasks:
         user_group: a group for each user row of the graph; default :func:`cluster_users` where the
             configuration asks for several groups.
         utc_offset: local time minus UTC in the unit of ``data.as_of``, for local days and hours.
+        period: length of a period, where rows are not as of its start but as of their own times.
         random_seed: keys the order of rows and tasks, with the epoch.
         prefetch: batches prepared ahead in one thread.
 
@@ -109,13 +112,15 @@ class MetaTasks:
         *,
         user_group: Int64[Tensor, " num_users"] | None = None,
         utc_offset: int = 0,
+        period: int | None = None,
         random_seed: int = 0,
         prefetch: int = 2,
     ) -> None:
         self.data, self.config, self.random_seed, self.prefetch = data, config, random_seed, prefetch
         if user_group is None and config.num_user_groups > 1:
             user_group = cluster_users(data.user_fields, config.num_user_groups, random_seed=random_seed)
-        as_of = data.as_of[rows].numpy()
+        start_of = data.as_of if period is None else period_start(data.as_of, period, utc_offset=utc_offset)
+        as_of = start_of[rows].numpy()
         group = (
             np.zeros_like(as_of) if user_group is None else user_group[data.impressions.user[rows]].numpy()
         )

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from experiments.config import DATA_SETTINGS, BaselineConfig, ItemRateConfig, LSTTMConfig
-from experiments.inputs import DATA
+from experiments.inputs import DATA, load_inputs
 from experiments.lsttm_report import draw_hours, lsttm_section
 from experiments.lsttm_table import LSTTMTable, TableConfig
-from experiments.readme import update_readme
+from experiments.readme import update_pages
 from experiments.results_table import read_lines
 from experiments.run_parts import missing_parts
 from experiments.search import GAUC, chosen, criterion, trial_specs, trials
@@ -125,8 +125,8 @@ def test_markdown_and_figure_show_what_the_files_hold(root, finished):
     svg = (root / "hours.svg").read_text()
     assert svg.startswith("<?xml")
     readme = root / "README.md"
-    readme.write_text("<!-- lsttm:begin --><!-- lsttm:end --><!-- results:begin --><!-- results:end -->")
-    update_readme(readme, root / "results", {})
+    readme.write_text("<!-- lsttm:begin --><!-- lsttm:end -->")
+    update_pages(root, root / "results", {})
     assert text in readme.read_text()
 
 
@@ -244,3 +244,31 @@ def test_unknown_rows_and_data_are_refused():
         TableConfig(rows=("LSTMM",))
     with pytest.raises(ValueError, match="no data set 'movies'"):
         TableConfig(data="movies")
+
+
+@pytest.mark.slow
+def test_as_of_the_query_has_a_table_of_its_own(root, finished, capsys):
+    one = table(root, [row for row in TABLE_ROWS if row.name in ("DeepFM", "LSTTM")], as_of="query")
+    before = (root / "results" / "lsttm_search.jsonl").read_text()
+    assert one.specs(LSTTM, "main")[0].model == finished.specs(LSTTM, "main")[0].model
+    one.run()
+    assert "trials:" not in capsys.readouterr().out
+    assert (root / "results" / "lsttm_search.jsonl").read_text() == before
+    lines = read_lines(root / "results" / "lsttm_table.jsonl")
+    names = ("kuairand", "kuairand, as of the query")
+    assert {line["data"] for line in lines} >= set(names)
+    auc = {name: value([line for line in lines if line["data"] == name], "DeepFM", "auc") for name in names}
+    assert auc["kuairand"] == auc["kuairand, as of the query"]  # reads nothing that time changes
+    auc = {name: value([line for line in lines if line["data"] == name], "LSTTM", "auc") for name in names}
+    assert auc["kuairand"] != auc["kuairand, as of the query"]
+    assert "as of the instant of each query" in lsttm_section(root / "results")
+
+
+def test_rows_that_go_by_periods_are_refused_as_of_the_query():
+    with pytest.raises(ValueError, match=r"'SML \(MF\)'\] go by whole periods"):
+        TableConfig(rows=("DeepFM", "SML (MF)"), as_of="query")
+    names = {row.name for row in TableConfig(as_of="query").table_rows()}
+    assert "LSTTM" in names
+    assert "item CTR" not in names
+    with pytest.raises(ValueError, match="amazon-afk is read as of the start of each period only"):
+        load_inputs("amazon-afk", as_of="query")
