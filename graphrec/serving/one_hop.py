@@ -81,7 +81,7 @@ class OneHopUsers:
         relation = torch.arange(len(into_user)).repeat_interleave(config.num_neighbors)
         self._slot = torch.arange(len(relation))[None]
         self._relation = one_hot(relation, len(into_user)).float()[None]
-        self._sources = BlockTable(len(item_fields.codes), self._project_items)
+        self._sources = BlockTable(len(item_fields.codes))
         layers = [conv.lin_destination] + ([] if conv.lin_self is None else [conv.lin_self])
         weight = torch.cat([linear.weight.detach() for linear in layers])
         num_dense = config.degree_channels(len(into_user))
@@ -93,10 +93,9 @@ class OneHopUsers:
         parts = by_fields.split(embedding.channels, dim=1)
         self._user_table = torch.cat([table @ part.T for table, part in zip(tables, parts, strict=True)])
 
-    @property
-    def sources(self) -> BlockTable:
-        """What users gather from items, by item."""
-        return self._sources
+    def project_as(self, former: "OneHopUsers") -> None:
+        """Make what users gather from items, for the items that the former one's users had."""
+        self._sources.fill(former._sources.blocks, self._project_items)
 
     def sample(self, user: int) -> UserNeighbors:
         """Sample a user's neighbours."""
@@ -123,7 +122,7 @@ class OneHopUsers:
         )
         out: Tensor = self._conv.attend(
             projected[0],
-            self._sources[sampled.item],
+            self._sources.look_up(sampled.item, self._project_items),
             projected[1] if len(projected) > 1 else None,
             self._slot,
             sampled.mask,

@@ -93,7 +93,7 @@ class Snapshot:
     _users: OneHopUsers | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_items", BlockTable(self.day.ids["item"].num_rows, self._encode_items))
+        object.__setattr__(self, "_items", BlockTable(self.day.ids["item"].num_rows))
         users = None
         if self.config.short_term.num_layers == 1:
             users = OneHopUsers(
@@ -238,13 +238,13 @@ class Snapshot:
 
     def _look_up_items(self, items: Int64[Tensor, " num_items"]) -> Float32[Tensor, "num_items width"]:
         """Return the candidates' rows, of which there is at least one, encoding what is not there yet."""
-        return self._items[items]
+        return self._items.look_up(items, self._encode_items)
 
     def encode_as(self, former: "Snapshot") -> None:
         """Encode the items that a former snapshot's readers have asked for."""
-        self._items.fill(former._items.blocks)
+        self._items.fill(former._items.blocks, self._encode_items)
         if self._users is not None and former._users is not None:
-            self._users.sources.fill(former._users.sources.blocks)
+            self._users.project_as(former._users)
 
     def _encode_items(self, items: Tensor) -> Tensor:
         model, parts = self.model, self._parts

@@ -1,6 +1,9 @@
 """The daily job on a slice of KuaiRand: its folder, served hour by hour, scores as the protocol's replay."""
 
+import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -210,3 +213,15 @@ def test_command_line(root, capsys):
         assert 0 < ranker.rank(user, [item], {}, ranker.period_start).score[0] < 1
     assert main([*arguments, *options]) == 2
     assert "remove it first" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_page_runs(folders, tmp_path, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert "runs/daily/2022-05-08" in code
+    shutil.copytree(folders["union"], tmp_path / "day")
+    exec(code.replace("runs/daily/2022-05-08", str(tmp_path / "day")), {})
+    score, order = re.findall(r"\[(.*?)\]", capsys.readouterr().out)
+    assert all(0 < float(value) < 1 for value in score.split())
+    assert sorted(order.split()) == ["0", "1", "2"]

@@ -1,11 +1,13 @@
 """OnlineRanker: the scores of a batch, periods, mistakes, threads, and the same state after a kill."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -263,6 +265,20 @@ def test_a_folder_is_whole_or_absent(tmp_path):
     ):
         write_day_folder(tmp_path / "day", toy_day())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_former_period_is_let_go_without_the_garbage_collector(folder, tmp_path):
+    gc.disable()
+    try:
+        with OnlineRanker.open(folder / "union", state=tmp_path) as ranker:
+            scores(ranker)
+            former = weakref.ref(ranker.snapshot)
+            for hour in (1, 2):
+                assert former() is not None
+                ranker.end_period(START + hour * PERIOD)
+            assert former() is None
+    finally:
+        gc.enable()
 
 
 def test_unknown_users_and_items_are_ranked_as_the_unseen(folder, tmp_path):
