@@ -91,6 +91,8 @@ def run_daily_job(config: DailyJobConfig, *, inputs: MainInputs | None = None) -
             "served: leave them at their defaults"
         )
     inputs = load_inputs(path=config.data) if inputs is None else inputs
+    if inputs.as_of != "period":
+        raise ValueError("a day is served as of the start of each period: load the inputs so")
     model = config.model
     if config.epochs is not None:
         model = replace(model, optimizer=replace(model.optimizer, epochs=config.epochs))

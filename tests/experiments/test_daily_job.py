@@ -154,6 +154,8 @@ def test_changed_counts_and_models_that_cannot_be_served_are_refused(inputs, tmp
             run_daily_job(replace(config, model=replace(config.model, **options)), inputs=inputs)
     with pytest.raises(ValueError, match="past_counts=False"):
         kuairand_counts(replace(inputs, feature_names=["user:count[shown]"]))
+    with pytest.raises(ValueError, match="as of the start of each period"):
+        run_daily_job(config, inputs=replace(inputs, as_of="query"))
     assert list(tmp_path.iterdir()) == []
 
 
