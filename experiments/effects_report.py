@@ -18,6 +18,7 @@ from experiments.simulator_effects import (
     run_effects,
 )
 
+NOT_RUN = "not run"  # a world trains what it is asked about
 GAIN, SHARE = "auc gain", "share of the gap"
 MARKER = "simulator-effects"
 PAGE = Path("docs/simulator.md")
@@ -48,16 +49,18 @@ def effects_tables(rows: Sequence[ResultRow]) -> str:
         lines.append(f"| {model} | {' | '.join(cells)} |")
     lines += [
         "",
-        "What each part brings, in AUC, and in per cent of the gap from DeepFM (+external) to the oracle:",
+        "What each part brings, in AUC, and in per cent of the gap from DeepFM (+external) to the oracle; "
+        "t is the mean gain over its standard error:",
         "",
     ]
     lines += [f"| SIMULATED | {' | '.join(worlds)} |", "| --- |" + " --- |" * len(worlds)]
     for effect in EFFECTS:
         cells = []
         for world in worlds:
-            gain = _cell(_values(rows, effect, world, "all", GAIN), "{:+.4f}")
+            gains = _values(rows, effect, world, "all", GAIN)
+            gain = _cell(gains, "{:+.4f}")
             share = _cell([100 * value for value in _values(rows, effect, world, "all", SHARE)], "{:.1f}")
-            cells.append(f"{gain} ({share} %)")
+            cells.append(f"{gain} ({share} %){_t(gains)}" if gains else NOT_RUN)
         lines.append(f"| {effect} | {' | '.join(cells)} |")
     growth = [
         f"{world}: {_cell(_growth(rows, world), '{:+.4f}')}" for world in worlds if _growth(rows, world)
@@ -122,9 +125,15 @@ def _values(rows: Iterable[ResultRow], model: str, world: str, part: str, metric
 
 def _cell(values: Sequence[float], form: str) -> str:
     if not values:
-        return "not run"
+        return NOT_RUN
     mean = form.format(float(np.mean(values)))
     return f"{mean} ± {form.format(standard_error(values)).lstrip('+')}" if len(values) > 1 else mean
+
+
+def _t(values: Sequence[float]) -> str:
+    """Return how many standard errors the mean is from zero, as the end of a cell."""
+    error = standard_error(values)
+    return f", t {np.mean(values) / error:.1f}" if error > 0 else ""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ from experiments.parts import PROTOCOL_VERSION, agrees, all_fields, changed_fiel
 from experiments.protocol import run_model
 from experiments.results_table import ResultRow, read_rows, replace_run
 from experiments.tested_day import TestedDay, prepare_day
+from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.datasets import SimulatedData, SimulatorConfig
 from graphrec.training.batches import ShortTermConfig, rows_between
 from graphrec.training.long_term import LongTermConfig, LongTermSnapshots, train_long_term
@@ -34,32 +35,40 @@ from graphrec.training.online import OnlineConfig
 
 RUN = "simulator_effects"
 DATA = "simulated"
+DAY = 86_400  # seconds, the unit of simulated times; local time is UTC
 RESULTS = Path(__file__).parent / "results"
 ORACLE = "oracle (true probabilities)"
 DEEPFM = "DeepFM (+external)"
 PLAIN = "LSTTM without meta"
 NO_LONG_TERM = "LSTTM without meta, without the long-term graph"
 INTERNAL = "LSTTM without meta, long-term graph of internal clicks"
+SHUFFLED = "LSTTM without meta, long-term graph with external events of random users"
 FULL = "LSTTM"
 
 # Stated strengths; what is not said here is the simulator's default.
 WORLD = SimulatorConfig(
-    num_days=7,
+    num_days=12,
     num_users=7_000,
     num_items=600,
     num_external_items=400,
-    num_impressions=140_000,
+    num_impressions=180_000,
     num_external_events=210_000,
-    num_topics=12,
-    trends_per_day=8,
-    trend=5.0,
+    num_topics=6,
+    trends_per_day=5,
+    trend_start_hours=(7.0, 19.0),
+    trend_decay_hours=5.0,
+    trend=4.0,
     external_interest=0.8,
     lasting_interest=1.3,
     short_interest=1.0,
+    page_size=10,
     policy_interest=0.1,
     policy_mood=0.2,
     policy_exploration=0.4,
+    initial_items=1.0,  # no item is born during the log: updates would teach new items, trends or not
+    category_accuracy=1.0,
 )
+WARM_UP_DAYS = 3  # their impressions are in the graphs of the first training day, and not trained on
 WORLDS: dict[str, SimulatorConfig] = {
     "default strengths": WORLD,
     "trend 0": replace(WORLD, trend=0.0),
@@ -72,25 +81,25 @@ LONG_TERM = LongTermConfig(
     num_neighbors=30,
     learning_rate=0.01,
     context_size=2,
-    first_steps=150,
-    steps=60,
+    first_steps=250,
+    steps=20,
 )
-OPTIMIZER = OptimizerConfig(epochs=4, embedding_learning_rate=1e-3)
-LSTTM_PLAIN = LSTTMConfig(
+# Temporal MAML goes on from plain training; a model without meta learns from the same tasks, without the
+# inner step, so that both see the same rows as often.
+FIRST = OptimizerConfig(epochs=6, learning_rate=4e-3, embedding_learning_rate=4e-3)
+META = MetaConfig(
+    order=1, learning_rate=0.1, embedding_learning_rate=0.7, support=1024, query=1024, num_tasks=1
+)
+LSTTM_META = LSTTMConfig(
     past_counts=False,
     short_term_domains=("internal",),
-    short_term=ShortTermConfig(num_neighbors=5, edge_features=True, degree_features=True),
-    dropout=0.1,
-    optimizer=OPTIMIZER,
-)
-META = MetaConfig(
-    order=1, learning_rate=0.1, embedding_learning_rate=1.0, support=512, query=512, num_tasks=2
-)
-LSTTM_META = replace(
-    LSTTM_PLAIN,
+    short_term=ShortTermConfig(num_neighbors=5, num_layers=1, edge_features=True, degree_features=True),
+    dropout=0.3,
     meta=META,
-    optimizer=OptimizerConfig(epochs=6, learning_rate=2e-3, embedding_learning_rate=3e-3),
+    plain_first=FIRST,
+    optimizer=OptimizerConfig(epochs=1, learning_rate=1e-3, embedding_learning_rate=1e-3),
 )
+LSTTM_PLAIN = replace(LSTTM_META, meta=replace(META, inner_steps=0))
 
 
 def _chained(learning_rate: float, embedding_learning_rate: float) -> OnlineConfig:
@@ -109,30 +118,40 @@ class EffectModel:
     Attributes:
         config: of the model and its training.
         domains: of the long-term graph; None for all.
+        shuffled: whether the external events of the long-term graph are dealt to users at random.
         online: the updates during the day that are shown beside none at all.
 
     """
 
     config: BaselineConfig | LSTTMConfig
     domains: tuple[str, ...] | None = None
-    online: OnlineConfig = _chained(0.0, 2.0)
+    shuffled: bool = False
+    online: OnlineConfig = _chained(0.1, 0.7)
 
 
 MODELS: dict[str, EffectModel] = {
     DEEPFM: EffectModel(
-        config=BaselineConfig(sequences=("external",), dropout=0.1, optimizer=OPTIMIZER),
+        config=BaselineConfig(sequences=("external",), dropout=0.3, optimizer=replace(FIRST, epochs=7)),
     ),
     NO_LONG_TERM: EffectModel(config=replace(LSTTM_PLAIN, long_term=False)),
     INTERNAL: EffectModel(config=LSTTM_PLAIN, domains=("internal",)),
+    SHUFFLED: EffectModel(config=LSTTM_PLAIN, shuffled=True),
     PLAIN: EffectModel(config=LSTTM_PLAIN),
-    FULL: EffectModel(config=LSTTM_META, online=_chained(0.1, 1.0)),
+    FULL: EffectModel(config=LSTTM_META),
 }
 UPDATED = "{}, updated hourly"
+# What a world is asked about; a world that is not here trains all models.
+MODELS_OF_WORLD: dict[str, tuple[str, ...]] = {
+    "default strengths": (DEEPFM, NO_LONG_TERM, INTERNAL, PLAIN, FULL),
+    "trend 0": (DEEPFM, PLAIN, FULL),
+    "external interest 0": (DEEPFM, NO_LONG_TERM, INTERNAL, SHUFFLED, PLAIN),
+}
 
 # A part and the two rows of the table whose difference it is.
 EFFECTS: dict[str, tuple[str, str]] = {
     "long-term graph": (PLAIN, NO_LONG_TERM),
     "external behaviours in the long-term graph": (PLAIN, INTERNAL),
+    "external behaviours in it, and not those of random users": (PLAIN, SHUFFLED),
     "temporal MAML with hourly updates": (UPDATED.format(FULL), PLAIN),
     "hourly updates without temporal MAML": (UPDATED.format(PLAIN), PLAIN),
     "temporal MAML, both updated hourly": (UPDATED.format(FULL), UPDATED.format(PLAIN)),
@@ -147,12 +166,12 @@ class EffectsConfig:
     Attributes:
         seeds: each is the seed of a world and of the models trained in it.
         worlds: names out of ``WORLDS``.
-        models: names out of ``MODELS``.
+        models: names out of ``MODELS``; a world trains those of them that it is asked about.
         only_tables: train nothing; make the tables and the figure of the parts that are finished.
 
     """
 
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     worlds: tuple[str, ...] = tuple(WORLDS)
     models: tuple[str, ...] = tuple(MODELS)
     only_tables: bool = False
@@ -172,6 +191,7 @@ def run_effects(
     worlds: Mapping[str, SimulatorConfig] = WORLDS,
     models: Mapping[str, EffectModel] = MODELS,
     long_term: LongTermConfig = LONG_TERM,
+    warm_up_days: int = WARM_UP_DAYS,
     on_part: Callable[[str], None] = lambda _: None,
 ) -> list[ResultRow]:
     """Train what is missing, and write the figures of all finished parts of these configurations.
@@ -186,9 +206,11 @@ def run_effects(
     rows: list[ResultRow] = []
     for seed in config.seeds:
         for world in config.worlds:
-            here = _World(replace(worlds[world], random_seed=seed), seed, long_term, work)
+            here = _World(replace(worlds[world], random_seed=seed), seed, long_term, work, warm_up_days)
             scores: dict[str, pl.DataFrame] = {}
             for name in config.models:
+                if name not in MODELS_OF_WORLD.get(world, config.models):
+                    continue
                 if here.finished(models[name]) is None and not config.only_tables:
                     here.train(models[name])
                     on_part(f"{world}, seed {seed}: {name}")
@@ -203,11 +225,18 @@ def run_effects(
 class _World:
     """A simulated world, made when the first of its parts is missing, and its finished parts."""
 
-    def __init__(self, config: SimulatorConfig, seed: int, long_term: LongTermConfig, work: Path) -> None:
-        self.config, self.seed, self.work = config, seed, work
+    def __init__(
+        self,
+        config: SimulatorConfig,
+        seed: int,
+        long_term: LongTermConfig,
+        work: Path,
+        warm_up_days: int,
+    ) -> None:
+        self.config, self.seed, self.work, self.warm_up_days = config, seed, work, warm_up_days
         self.long_term = replace(long_term, random_seed=seed)
         self._day: TestedDay | None = None
-        self._snapshots: dict[tuple[str, ...] | None, LongTermSnapshots] = {}
+        self._snapshots: dict[tuple[tuple[str, ...] | None, bool], LongTermSnapshots] = {}
 
     def finished(self, model: EffectModel) -> Path | None:
         """Return where the scores of a part lie, or None where it is to be trained."""
@@ -220,7 +249,7 @@ class _World:
     def _content(self, model: EffectModel) -> list[Any]:
         """Return all that a part is computed from."""
         reads_long_term = isinstance(model.config, LSTTMConfig) and model.config.long_term
-        return [self.config, model, self.long_term if reads_long_term else None]
+        return [self.config, self.warm_up_days, model, self.long_term if reads_long_term else None]
 
     def _path(self, model: EffectModel) -> Path:
         # options that are added later, and left at their defaults, change no name
@@ -237,17 +266,15 @@ class _World:
             model.config,
             self.seed,
             updates={"none": NONE, "updated": model.online},
-            snapshots=self.snapshots(model.domains) if reads_long_term else None,
+            snapshots=self.snapshots(model.domains, model.shuffled) if reads_long_term else None,
             device=torch.device("cpu"),
         )
         rows = rows_between(day.data, day.start, day.end)
-        simulated = day.inputs.tables
-        assert isinstance(simulated, SimulatedData)
         frame = pl.DataFrame(
             {
                 "hour": ((day.data.as_of[rows] - day.start) // day.inputs.period).numpy(),
                 "label": day.data.impressions.label[rows].numpy(),
-                "probability": simulated.click_probability[rows.numpy()],
+                "probability": self.click_probability()[rows.numpy()],
                 **scores.score,
             }
         )
@@ -263,22 +290,62 @@ class _World:
         """Return the last day."""
         if self._day is None:
             last = date.fromisoformat(self.config.start) + timedelta(days=self.config.num_days - 1)
-            self._day = prepare_day(simulated_inputs(self.config), last.isoformat())
+            inputs = simulated_inputs(self.config)
+            self._day = prepare_day(_from_day(inputs, self.warm_up_days), last.isoformat())
         return self._day
 
-    def snapshots(self, domains: tuple[str, ...] | None) -> LongTermSnapshots:
-        """Return the long-term vectors of each day from the behaviours of some domains."""
-        if domains not in self._snapshots:
-            inputs: MainInputs = self.day().inputs
+    def click_probability(self) -> np.ndarray:
+        """Return the truth about each impression of ``day().data``."""
+        simulated = self.day().inputs.tables
+        assert isinstance(simulated, SimulatedData)
+        return simulated.click_probability[-len(self.day().data.impressions) :]  # the first ones are left out
+
+    def snapshots(self, domains: tuple[str, ...] | None, shuffled: bool = False) -> LongTermSnapshots:
+        """Return the long-term vectors of each day from the behaviours of some domains, or all."""
+        if (domains, shuffled) not in self._snapshots:
+            inputs = self.day().inputs
+            if shuffled:
+                inputs = _external_events_shuffled(inputs, self.seed)
             graph = inputs.long_term_graph(domains)
-            self._snapshots[domains], _ = train_long_term(
+            self._snapshots[domains, shuffled], _ = train_long_term(
                 graph.csrs(),
                 graph.num_nodes,
                 inputs.snapshot_times(self.day().start),
                 self.long_term,
                 device=torch.device("cpu"),
             )
-        return self._snapshots[domains]
+        return self._snapshots[domains, shuffled]
+
+
+def _external_events_shuffled(inputs: MainInputs, seed: int) -> MainInputs:
+    """Deal the users of the external events out anew: users and items keep their numbers of events."""
+    tables = inputs.tables
+    frame = tables.events.frame
+    user = frame["user_id"].to_numpy(writable=True)
+    external = (frame["domain"].cast(pl.String) == "external").to_numpy()
+    user[external] = np.random.default_rng(seed).permutation(user[external])
+    events = replace(tables.events, frame=frame.with_columns(pl.Series("user_id", user)))
+    graph = build_behavior_graph(events, user_table=tables.user_table, item_table=tables.item_table)
+    return replace(inputs, graph=graph)
+
+
+def _from_day(inputs: MainInputs, day: int) -> MainInputs:
+    """Leave the impressions of the first days out; all events stay in the graphs."""
+    data = inputs.data
+    time = data.impressions.time
+    # impressions come in the order of time
+    first = int(torch.searchsorted(time, int(time[0]) // DAY * DAY + day * DAY))
+    return replace(
+        inputs,
+        data=replace(
+            data,
+            impressions=data.impressions.select(torch.arange(first, len(time))),
+            as_of=data.as_of[first:],
+            context=data.context[first:],
+            dense=data.dense[first:],
+        ),
+        static=inputs.static[first:],
+    )
 
 
 def hourly_auc(hour: np.ndarray, label: np.ndarray, score: np.ndarray) -> dict[int, float]:

@@ -1,6 +1,7 @@
 """The command of the simulated effects on tiny worlds: parts are kept, figures are those of the scores."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -24,28 +25,36 @@ from experiments.simulator_effects import (
     UPDATED,
     WORLD,
     EffectsConfig,
+    _external_events_shuffled,
+    _World,
     run_effects,
 )
 from graphrec.training.loop import OptimizerConfig
 
 TINY = replace(
     WORLD,
-    num_days=2,
+    num_days=3,
     num_users=60,
     num_items=40,
     num_external_items=30,
-    num_impressions=1_200,
+    num_impressions=1_800,
     num_external_events=600,
     num_topics=4,
     trends_per_day=2,
 )
 WORLDS = {"default strengths": TINY, "trend 0": replace(TINY, trend=0.0)}
 FAST = OptimizerConfig(epochs=1)
-META = replace(MODELS[FULL].config.meta, support=256, query=256, least_rows=100)
-TINY_MODELS = {
-    name: replace(model, config=replace(model.config, optimizer=FAST)) for name, model in MODELS.items()
-}
-TINY_MODELS[FULL] = replace(TINY_MODELS[FULL], config=replace(TINY_MODELS[FULL].config, meta=META))
+
+
+def tiny_model(model):
+    config = replace(model.config, optimizer=FAST)
+    if config.meta is not None:
+        meta = replace(config.meta, support=256, query=256, least_rows=100)
+        config = replace(config, meta=meta, plain_first=FAST)
+    return replace(model, config=config)
+
+
+TINY_MODELS = {name: tiny_model(model) for name, model in MODELS.items()}
 TINY_LONG_TERM = replace(LONG_TERM, num_walks=16, first_steps=2, steps=1)
 
 
@@ -60,6 +69,7 @@ def run(
         worlds=WORLDS,
         models=tiny,
         long_term=TINY_LONG_TERM,
+        warm_up_days=1,
         on_part=finished.append,
     )
     return rows, finished
@@ -145,11 +155,43 @@ def test_what_is_not_finished_is_left_out(tmp_path):
     assert run(tmp_path, models=(DEEPFM, FULL), worlds=both, only_tables=True) == (rows, [])
 
 
+def test_a_world_trains_what_it_is_asked_about(tmp_path):
+    models = (DEEPFM, INTERNAL)
+    _, finished = run(tmp_path, models=models, worlds=("trend 0",))
+    assert finished == [f"trend 0, seed 0: {DEEPFM}"]
+
+
+def test_days_of_warm_up_are_in_the_graph_and_not_trained_on():
+    whole, short = (_World(TINY, 0, TINY_LONG_TERM, Path(), days) for days in (0, 1))
+    all_rows, rows = (world.day().data.impressions.time for world in (whole, short))
+    start = int(all_rows[0]) // 86_400 * 86_400
+    assert rows.tolist() == all_rows[all_rows >= start + 86_400].tolist()
+    assert len(rows) < len(all_rows)
+    assert short.day().inputs.graph.num_edges == whole.day().inputs.graph.num_edges
+    assert short.click_probability().tolist() == whole.click_probability()[-len(rows) :].tolist()
+    assert short.day().raw_dense.nan_to_num(-1).equal(whole.day().raw_dense[-len(rows) :].nan_to_num(-1))
+    first_day = short.snapshots(None)
+    assert first_day.time.tolist() == [start + 86_400, start + 2 * 86_400]
+
+
 def test_the_long_term_graph_can_have_internal_clicks_alone(tmp_path):
     rows, _ = run(tmp_path, models=(INTERNAL,))
     other = replace(TINY_MODELS[INTERNAL], domains=None)
     all_domains, _ = run(tmp_path, models=(INTERNAL,), tiny={**TINY_MODELS, INTERNAL: other})
     assert value(rows, INTERNAL, "all", "auc") != value(all_domains, INTERNAL, "all", "auc")
+
+
+def test_shuffled_external_events_keep_all_numbers_of_events():
+    world = _World(TINY, 0, TINY_LONG_TERM, Path(), 1)
+    inputs = world.day().inputs
+    shuffled = _external_events_shuffled(inputs, 0)
+    assert shuffled.graph.num_nodes == inputs.graph.num_nodes
+    for edge_type, csr in inputs.graph.csrs().items():
+        other = shuffled.graph.csrs()[edge_type]
+        assert csr.rowptr.tolist() == other.rowptr.tolist()
+        assert (csr.col.tolist() == other.col.tolist()) == ("external" not in edge_type[1])
+    one, other = (world.snapshots(None, shuffled) for shuffled in (False, True))
+    assert not one.vectors["user"].equal(other.vectors["user"])
 
 
 def test_unknown_names_are_refused():
@@ -187,9 +229,9 @@ def test_the_tables_have_means_and_standard_errors():
     text = effects_tables(made_up())
     assert "SIMULATED" in text
     assert f"| {PLAIN} | 0.7500 ± 0.0500 |" in text
-    assert f"| {MAIN_EFFECT} | +0.0200 ± 0.0100 (20.0 ± 10.0 %) |" in text
+    assert f"| {MAIN_EFFECT} | +0.0200 ± 0.0100 (20.0 ± 10.0 %), t 2.0 |" in text
     assert "hours 16 to 24 less hours 0 to 8: default strengths: +0.0200 ± 0.0000." in text
-    assert "| temporal MAML, both updated hourly | not run (not run %) |" in text
+    assert "| temporal MAML, both updated hourly | not run |" in text
     assert np.isnan(standard_error([1.0]))
 
 
