@@ -1,10 +1,6 @@
 """A BehaviorGraph on disk: a folder of columns and a JSON header, memory-mapped when opened."""
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from graph_builders.behavior_graph import BehaviorGraph, Relation, RelationEdges
 from graph_builders.feature_table import FeatureTable, column_arrays, column_from_arrays
 from graph_builders.ids import IdMap
 from samplers import TemporalCSR
+from samplers.saved_folder import check_files, describe_files, new_folder, write_array, write_json
 
 FORMAT = "BehaviorGraph"
 FORMAT_VERSION = 1
@@ -34,24 +31,10 @@ def save_graph(graph: BehaviorGraph, path: str | Path) -> None:
         FileExistsError: there is something at ``path`` already.
 
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists: remove it first or save under another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with new_folder(Path(path)) as folder:
         header = _write(graph, folder)
-        header["files"] = {
-            str(file.relative_to(folder)): {"bytes": file.stat().st_size, "blake2b": _checksum(file)}
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
-        _write_json(folder / _HEADER, header)
-        folder.chmod(0o755)  # mkdtemp's own mode shuts out other users
-        folder.rename(path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        header["files"] = describe_files(folder)
+        write_json(folder / _HEADER, header)
 
 
 def open_graph(path: str | Path, *, verify: bool = False) -> BehaviorGraph:
@@ -67,7 +50,9 @@ def open_graph(path: str | Path, *, verify: bool = False) -> BehaviorGraph:
     """
     path = Path(path)
     header = _read_header(path)
-    _check_files(path, header, verify)
+    check_files(
+        path, header["files"], verify=verify, error=CorruptedGraphError, remedy="copy or save the graph again"
+    )
     try:
         return _read_graph(path, header)
     except Exception as error:  # each file's own reader has its own way to say that it is damaged
@@ -124,10 +109,7 @@ def _write_table(table: FeatureTable, folder: Path) -> dict[str, Any]:
     for number, (name, column) in enumerate(table.columns.items()):
         tensors = column_arrays(column)
         for key, tensor in tensors.items():
-            with (folder / f"{number:03d}.{key}.npy").open("wb") as file:
-                np.save(file, tensor.cpu().numpy())
-                file.flush()
-                os.fsync(file.fileno())
+            write_array(folder / f"{number:03d}.{key}.npy", tensor.cpu().numpy())
         vocabulary = getattr(column, "vocabulary", None)
         if vocabulary is not None:
             vocabulary.to_frame("value").write_ipc(folder / f"{number:03d}.vocabulary.arrow")
@@ -166,27 +148,3 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"reads {FORMAT!r} version {FORMAT_VERSION}: build the graph again from its events"
         )
     return header
-
-
-def _check_files(path: Path, header: dict[str, Any], verify: bool) -> None:
-    for name, wanted in header["files"].items():
-        file = path / name
-        found = file.stat().st_size if file.is_file() else 0
-        if found != wanted["bytes"]:
-            raise CorruptedGraphError(
-                f"{file} should have {wanted['bytes']} bytes, it has {found}: copy or save the graph again"
-            )
-        if verify and _checksum(file) != wanted["blake2b"]:
-            raise CorruptedGraphError(f"{file} has changed since it was saved: copy or save the graph again")
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    with file.open("w") as stream:
-        json.dump(value, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -3,8 +3,6 @@
 import json
 import mmap
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from samplers.csr import TemporalCSR
+from samplers.saved_folder import new_folder, write_array, write_json
 
 FORMAT_VERSION = 2
 _HEADER = "header.json"
@@ -32,12 +31,7 @@ def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
 
     """
     csr = csr.compact()
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists: remove it first or save under another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with new_folder(Path(path)) as folder:
         sizes = {}
         columns = {"rowptr": csr.rowptr, **csr.edge_columns()}
         assert csr.sampled_time is not None
@@ -45,7 +39,7 @@ def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
         if csr.max_delay is not None:
             columns["max_delay"] = csr.max_delay
         for name, column in columns.items():
-            _write_column(folder / f"{name}.npy", column)
+            write_array(folder / f"{name}.npy", column.cpu().numpy())
             sizes[name] = (folder / f"{name}.npy").stat().st_size
         header = {
             "format": "TemporalCSR",
@@ -56,12 +50,7 @@ def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
             "num_late_edges": csr.num_late_edges,
             "bytes": sizes,
         }
-        (folder / _HEADER).write_text(json.dumps(header, indent=2))
-        folder.chmod(0o755)  # mkdtemp's own mode shuts out other users
-        folder.rename(path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        write_json(folder / _HEADER, header)
 
 
 def open_csr(path: str | os.PathLike[str]) -> TemporalCSR:
@@ -111,13 +100,6 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"this release reads 'TemporalCSR' version {FORMAT_VERSION}: build it again from its events"
         )
     return header
-
-
-def _write_column(file: Path, column: Tensor) -> None:
-    with file.open("wb") as stream:
-        np.save(stream, column.cpu().numpy())
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _map_column(file: Path) -> Tensor:

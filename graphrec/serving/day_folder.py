@@ -3,11 +3,7 @@
 The daily job writes it; it holds no code and needs none of the experiments to be read.
 """
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -28,6 +24,7 @@ from graphrec.training.batches import ShortTermConfig
 from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
 from graphrec.training.online import OnlineConfig
 from samplers import EdgeType, TemporalCSR
+from samplers.saved_folder import check_files, checksum, describe_files, new_folder, write_array, write_json
 
 FORMAT = "graphrec day folder"
 FORMAT_VERSION = 2
@@ -201,11 +198,7 @@ def write_day_folder(path: Path, day: DayFolder) -> None:
         FileExistsError: there is something at ``path`` already.
 
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists: remove it first or write under another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with new_folder(path) as folder:
         day.graph.compact().save(folder / "graph")
         save_checkpoint(folder / "model.pt", day.model.state_dict())
         save_checkpoint(folder / "long_term.pt", dict(day.long_term))
@@ -222,30 +215,15 @@ def write_day_folder(path: Path, day: DayFolder) -> None:
             }
             arrays |= {name: getattr(day.scaler, name) for name in ("quantiles", "references", "marked")}
             for name, array in arrays.items():
-                with (folder / f"counts.{name}.npy").open("wb") as file:
-                    np.save(file, array)
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_array(folder / f"counts.{name}.npy", array)
         header = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "config": day.config.to_json(),
             "packages": {name: version(name) for name in _PACKAGES},
-            "files": {
-                str(file.relative_to(folder)): {"bytes": file.stat().st_size, "blake2b": _checksum(file)}
-                for file in sorted(folder.rglob("*"))
-                if file.is_file()
-            },
+            "files": describe_files(folder),
         }
-        with (folder / _HEADER).open("w") as text:
-            json.dump(header, text, indent=1)
-            text.flush()
-            os.fsync(text.fileno())
-        folder.chmod(0o755)  # mkdtemp's own mode shuts out other users
-        folder.rename(path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        write_json(folder / _HEADER, header)
 
 
 def open_day_folder(path: Path, *, verify: bool = False) -> DayFolder:
@@ -260,7 +238,7 @@ def open_day_folder(path: Path, *, verify: bool = False) -> DayFolder:
 
     """
     header = _read_header(path)
-    _check_files(path, header, verify)
+    check_files(path, header["files"], verify=verify, error=DayFolderError, remedy="copy the folder again")
     try:
         config = DayConfig.from_json(header["config"])
         model = LSTTM(config.sizes, **config.model_options)
@@ -278,7 +256,7 @@ def open_day_folder(path: Path, *, verify: bool = False) -> DayFolder:
             item_fields=fields["item"],
             counts=counts,
             scaler=scaler,
-            identity=_checksum(path / _HEADER),
+            identity=checksum(path / _HEADER),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DayFolderError(f"{path} is damaged ({error}): run its daily job again") from error
@@ -310,20 +288,3 @@ def _read_header(path: Path) -> dict[str, Any]:
             "run its daily job again with this release"
         )
     return header
-
-
-def _check_files(path: Path, header: dict[str, Any], verify: bool) -> None:
-    for name, wanted in header["files"].items():
-        file = path / name
-        found = file.stat().st_size if file.is_file() else 0
-        if found != wanted["bytes"]:
-            raise DayFolderError(
-                f"{file} should have {wanted['bytes']} bytes, it has {found}: copy the folder again"
-            )
-        if verify and _checksum(file) != wanted["blake2b"]:
-            raise DayFolderError(f"{file} has changed since it was written: copy the folder again")
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -11,28 +11,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from graphrec.models.inputs import NodeFields
 from graphrec.models.lsttm import ShortTermGraph
 from graphrec.nn import GATConv
 from graphrec.nn.bipartite_gat import FieldInput
 from graphrec.serving.block_table import BlockTable
-from graphrec.training.batches import ShortTermConfig
-from samplers import (
-    EdgeType,
-    NodeType,
-    RecentNeighborSampler,
-    TemporalCSR,
-    UniformNeighborSampler,
-    count_edges,
-)
-from samplers.one_hop import OneHopSampler
-
-_STRATEGIES: dict[str, type[OneHopSampler]] = {
-    "recent": RecentNeighborSampler,
-    "uniform": UniformNeighborSampler,
-}
+from graphrec.training.batches import STRATEGIES, ShortTermConfig, degree_features, edge_features
+from samplers import EdgeType, NodeType, TemporalCSR
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +62,12 @@ class OneHopUsers:
         self._time, self._units_per_hour, self._item_fields = time, units_per_hour, item_fields
         self._embedding = dict(model.field_embeddings())
         into_user = [edge_type for edge_type in csrs if edge_type[2] == "user"]
-        make = _STRATEGIES[config.strategy]
-        self._samplers = {name: make(csrs[name], config.num_neighbors) for name in into_user}
-        relation = torch.arange(len(into_user)).repeat_interleave(config.num_neighbors)
-        self._slot = torch.arange(len(relation))[None]
-        self._relation = one_hot(relation, len(into_user)).float()[None]
+        make = STRATEGIES[config.strategy]
+        self._samplers = {
+            name: make(csrs[name], config.num_neighbors, bound="strict", window=None) for name in into_user
+        }
+        self._relation = torch.arange(len(into_user)).repeat_interleave(config.num_neighbors)
+        self._slot = torch.arange(len(self._relation))[None]
         self._sources = BlockTable(len(item_fields.codes))
         layers = [conv.lin_destination] + ([] if conv.lin_self is None else [conv.lin_self])
         weight = torch.cat([linear.weight.detach() for linear in layers])
@@ -105,11 +92,8 @@ class OneHopUsers:
             torch.cat([getattr(part, name) for part in found], dim=1)
             for name in ("node", "edge_time", "mask")
         )
-        if self._config.edge_features:
-            age = (self._time - edge_time).clamp(min=0) / self._units_per_hour
-            attr = torch.cat([self._relation, age.log1p()[..., None] / 5], dim=2) * mask[..., None]
-        else:
-            attr = torch.zeros(*mask.shape, 0)
+        age = self._time - edge_time
+        attr = edge_features(age, self._relation, mask, self._config, units_per_hour=self._units_per_hour)
         return UserNeighbors(self._degrees("user", node), item[0], mask, attr)
 
     def encode(
@@ -140,11 +124,4 @@ class OneHopUsers:
         return out
 
     def _degrees(self, name: NodeType, node: Tensor) -> Tensor:
-        """Degree features as :mod:`graphrec.training.batches` makes them for the rows of a subgraph."""
-        if not self._config.degree_features:
-            return torch.zeros(len(node), 0)
-        time = torch.full_like(node, self._time)
-        into = [csr for edge_type, csr in self._csrs.items() if edge_type[2] == name]
-        count = torch.stack([count_edges(csr, node, time) for csr in into], dim=1).float()
-        share = (count + 1) / (count.sum(dim=1, keepdim=True) + len(into))
-        return torch.cat([count.log1p() / 3, 2 * share - 1], dim=1)
+        return degree_features(self._csrs, name, node, torch.full_like(node, self._time), self._config)

@@ -9,19 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from graph_builders.splits import Impressions
 from graphrec.models.inputs import ClickBatch, GraphInput, NodeFields, SequenceInput
-from graphrec.nn.bipartite_gat import NodeNeighbors, merge_neighbors
+from graphrec.nn.bipartite_gat import merge_neighbors
 from graphrec.training.long_term import LongTermSnapshots
 from samplers import (
     EdgeType,
     MultiHopSampler,
     NodeType,
     RecentNeighborSampler,
-    SampledSubgraph,
     SeedLoader,
     TemporalCSR,
     UniformNeighborSampler,
@@ -190,7 +189,7 @@ def collate(data: ClickData, rows: Int64[Tensor, " num_rows"]) -> ClickBatch:
     )
 
 
-_STRATEGIES: dict[str, Strategy] = {"recent": RecentNeighborSampler, "uniform": UniformNeighborSampler}
+STRATEGIES: dict[str, Strategy] = {"recent": RecentNeighborSampler, "uniform": UniformNeighborSampler}
 
 
 def _sample_graph(
@@ -198,7 +197,7 @@ def _sample_graph(
 ) -> GraphInput:
     config = data.short_term
     sampler = MultiHopSampler(
-        csrs, [config.num_neighbors] * config.num_layers, strategy=_STRATEGIES[config.strategy]
+        csrs, [config.num_neighbors] * config.num_layers, strategy=STRATEGIES[config.strategy]
     )
     device = next(iter(csrs.values())).device
     seeds = {"user": (user.to(device), as_of.to(device)), "item": (item.to(device), as_of.to(device))}
@@ -208,9 +207,21 @@ def _sample_graph(
     fields = {"user": data.user_fields, "item": data.item_fields}
     return GraphInput(
         fields={name: fields[name][subgraph.node[name].cpu()] for name in fields},
-        node_dense={name: _degree_features(data, csrs, subgraph, name) for name in fields},
+        node_dense={
+            name: degree_features(csrs, name, subgraph.node[name], subgraph.time[name], config)
+            for name in fields
+        },
         neighbors=neighbors,
-        edge_attr={name: _edge_features(data, subgraph, name, neighbors[name]) for name in fields},
+        edge_attr={
+            name: edge_features(
+                subgraph.time[name][: len(table.mask), None] - table.edge_time,
+                table.relation,
+                table.mask,
+                config,
+                units_per_hour=data.units_per_hour,
+            )
+            for name, table in neighbors.items()
+        },
         num_nodes_after_hop=subgraph.num_nodes_after_hop,
         user_row=subgraph.seed_index["user"],
         item_row=subgraph.seed_index["item"],
@@ -246,27 +257,38 @@ def _sample_sequence(data: ClickData, sequence: ItemSequences, user: Tensor, as_
     )
 
 
-def _edge_features(
-    data: ClickData, subgraph: SampledSubgraph, name: NodeType, neighbors: NodeNeighbors
+def edge_features(
+    age: Int64[Tensor, "num_rows num_neighbors"],
+    relation: Int64[Tensor, " num_neighbors"],
+    mask: Bool[Tensor, "num_rows num_neighbors"],
+    config: ShortTermConfig,
+    *,
+    units_per_hour: int,
 ) -> Float32[Tensor, "num_rows num_neighbors edge_channels"]:
-    """Type of the edge (one-hot) and log(1 + age in hours), scaled to about one; 0 where masked."""
-    shape = neighbors.mask.shape
-    if not data.short_term.edge_features:
-        return torch.zeros(*shape, 0, device=neighbors.mask.device)
-    query_time = subgraph.time[name][: shape[0], None]
-    age = (query_time - neighbors.edge_time).clamp(min=0) / data.units_per_hour
-    num_types = int(neighbors.relation.max()) + 1 if shape[1] else 0
-    relation = torch.nn.functional.one_hot(neighbors.relation, num_types).float()
-    attr = torch.cat([relation.expand(shape[0], -1, -1), age.log1p()[..., None] / 5], dim=-1)
-    return attr * neighbors.mask[..., None]
+    """Return the type of each edge (one-hot) and log(1 + age in hours), scaled to about one; 0 where masked.
+
+    No channel where the configuration has no edge features. ``relation`` numbers the slots by edge type.
+    """
+    if not config.edge_features:
+        return torch.zeros(*mask.shape, 0, device=mask.device)
+    num_types = int(relation.max()) + 1 if len(relation) else 0
+    one_hot = torch.nn.functional.one_hot(relation, num_types).float().expand(len(mask), -1, -1)
+    hours = age.clamp(min=0) / units_per_hour
+    return torch.cat([one_hot, hours.log1p()[..., None] / 5], dim=-1) * mask[..., None]
 
 
-def _degree_features(
-    data: ClickData, csrs: Mapping[EdgeType, TemporalCSR], subgraph: SampledSubgraph, name: NodeType
+def degree_features(
+    csrs: Mapping[EdgeType, TemporalCSR],
+    name: NodeType,
+    node: Int64[Tensor, " num_nodes"],
+    time: Int64[Tensor, " num_nodes"],
+    config: ShortTermConfig,
 ) -> Float32[Tensor, "num_nodes degree_channels"]:
-    """For each edge type into the node: log(1 + count) and share of all, as of the row's time."""
-    node, time = subgraph.node[name], subgraph.time[name]
-    if not data.short_term.degree_features:
+    """Return, for each edge type into the nodes, log(1 + count) and the share of all, as of their times.
+
+    No channel where the configuration has no degree features.
+    """
+    if not config.degree_features:
         return torch.zeros(len(node), 0, device=node.device)
     into = [csr for edge_type, csr in csrs.items() if edge_type[2] == name]
     count = torch.stack([count_edges(csr, node, time) for csr in into], dim=1).float()

@@ -331,7 +331,7 @@ def test_other_versions_and_folders_are_refused(tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("graph_builders.graph_files._write_json", lambda *_: 1 / 0)
+    monkeypatch.setattr("graph_builders.graph_files.write_json", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         small_graph().save(tmp_path / "graph")
     assert list(tmp_path.iterdir()) == []

@@ -170,7 +170,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr("samplers.csr_files.json.dumps", fail)
+    monkeypatch.setattr("samplers.csr_files.write_json", fail)
     with pytest.raises(OSError, match="disk full"):
         csr_of([]).save(tmp_path / "graph")
     assert list(tmp_path.iterdir()) == []

@@ -248,7 +248,7 @@ def test_damaged_folders_are_named(tmp_path):
     data = bytearray((path / "model.pt").read_bytes())
     data[len(data) // 2] ^= 1
     (path / "model.pt").write_bytes(bytes(data))
-    with pytest.raises(DayFolderError, match="has changed since it was written"):
+    with pytest.raises(DayFolderError, match="has changed since it was saved"):
         OnlineRanker.open(path, verify=True)
     (path / "model.pt").write_bytes(bytes(data[:-1]))
     with pytest.raises(DayFolderError, match=r"model\.pt should have"):
