@@ -12,7 +12,10 @@ from experiments.simulator_effects import (
     DATA,
     EFFECTS,
     MAIN_EFFECT,
+    MODELS,
+    ORACLE,
     RESULTS,
+    UPDATED,
     WORLDS,
     EffectsConfig,
     run_effects,
@@ -41,7 +44,8 @@ def update_page(rows: Sequence[ResultRow], page: Path, figure: Path) -> None:
 def effects_tables(rows: Sequence[ResultRow]) -> str:
     """Return the tables of models and of effects, each as Markdown: mean over seeds ± standard error."""
     worlds = [world for world in WORLDS if any(row.data == f"{DATA}, {world}" for row in rows)]
-    models = [name for name in dict.fromkeys(row.model for row in rows) if name not in EFFECTS]
+    names = [*(form for name in MODELS for form in (name, UPDATED.format(name))), ORACLE]
+    models = [name for name in names if any(row.model == name for row in rows)]
     lines = ["Mean of the hourly AUCs (SIMULATED data), mean ± standard error over the worlds' seeds:", ""]
     lines += [f"| SIMULATED | {' | '.join(worlds)} |", "| --- |" + " --- |" * len(worlds)]
     for model in models:
@@ -63,7 +67,9 @@ def effects_tables(rows: Sequence[ResultRow]) -> str:
             cells.append(f"{gain} ({share} %){_t(gains)}" if gains else NOT_RUN)
         lines.append(f"| {effect} | {' | '.join(cells)} |")
     growth = [
-        f"{world}: {_cell(_growth(rows, world), '{:+.4f}')}" for world in worlds if _growth(rows, world)
+        f"{world}: {_cell(found, '{:+.4f}')}{_t(found)}"
+        for world in worlds
+        if (found := _growth(rows, world))
     ]
     lines += [
         "",

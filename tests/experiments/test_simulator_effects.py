@@ -202,7 +202,7 @@ def test_unknown_names_are_refused():
 
 
 def made_up(gains=(0.01, 0.03), growth=0.02):
-    """Rows of two seeds whose gain rises by ``growth`` from the first eight hours to the last eight."""
+    """Rows of two seeds whose gain rises by ``growth``, and half as much more, from hours 0-8 to 16-24."""
     rows = []
     for seed, gain in enumerate(gains):
         data = "simulated, default strengths"
@@ -217,7 +217,7 @@ def made_up(gains=(0.01, 0.03), growth=0.02):
                 seed,
                 f"hour={hour:02d}",
                 "auc gain",
-                gain + growth * (hour // 8) / 2,
+                gain + growth * (1 + seed / 2) * (hour // 8) / 2,
                 100,
             )
             for hour in range(24)
@@ -230,9 +230,17 @@ def test_the_tables_have_means_and_standard_errors():
     assert "SIMULATED" in text
     assert f"| {PLAIN} | 0.7500 ± 0.0500 |" in text
     assert f"| {MAIN_EFFECT} | +0.0200 ± 0.0100 (20.0 ± 10.0 %), t 2.0 |" in text
-    assert "hours 16 to 24 less hours 0 to 8: default strengths: +0.0200 ± 0.0000." in text
+    assert "hours 16 to 24 less hours 0 to 8: default strengths: +0.0250 ± 0.0050, t 5.0." in text
     assert "| temporal MAML, both updated hourly | not run |" in text
     assert np.isnan(standard_error([1.0]))
+
+
+def test_the_oracle_is_the_last_of_the_models():
+    data = "simulated, default strengths"
+    rows = [ResultRow(RUN, name, data, 0, "mean of hours", "auc", 0.7, 9) for name in (ORACLE, FULL, DEEPFM)]
+    lines = effects_tables(rows).splitlines()
+    places = [lines.index(f"| {name} | 0.7000 |") for name in (DEEPFM, FULL, ORACLE)]
+    assert places == sorted(places)
 
 
 def test_the_page_and_the_figure(tmp_path):
