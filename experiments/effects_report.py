@@ -98,7 +98,7 @@ def draw_gain_by_hour(rows: Sequence[ResultRow], path: Path) -> None:
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set_xlabel("hour of the test day")
     axes.set_ylabel("gain in AUC")
-    axes.set_title("SIMULATED data: LSTTM by temporal MAML, updated hourly, less LSTTM without meta")
+    axes.set_title(f"SIMULATED data: {MAIN_EFFECT}, by hour")
     axes.legend(frameon=False)
     # no date in the file: the same figures give the same bytes
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -136,8 +136,8 @@ MODELS: dict[str, EffectModel] = {
     NO_LONG_TERM: EffectModel(config=replace(LSTTM_PLAIN, long_term=False)),
     INTERNAL: EffectModel(config=LSTTM_PLAIN, domains=("internal",)),
     SHUFFLED: EffectModel(config=LSTTM_PLAIN, shuffled=True),
-    PLAIN: EffectModel(config=LSTTM_PLAIN),
-    FULL: EffectModel(config=LSTTM_META),
+    PLAIN: EffectModel(config=LSTTM_PLAIN, online=_chained(0.3, 0.7)),
+    FULL: EffectModel(config=LSTTM_META, online=_chained(0.3, 0.7)),
 }
 UPDATED = "{}, updated hourly"
 # What a world is asked about; a world that is not here trains all models.
