@@ -105,6 +105,7 @@ class BaselineConfig:
     dropout: float = 0.3
     optimizer: OptimizerConfig = OptimizerConfig()
     meta: MetaConfig | None = None
+    plain_first: OptimizerConfig | None = None
     online: OnlineConfig = OnlineConfig()
     preference: PreferenceConfig | None = None
 
@@ -166,6 +167,7 @@ class TGATConfig:
     dropout: float = 0.3
     optimizer: OptimizerConfig = OptimizerConfig()
     meta: MetaConfig | None = None
+    plain_first: OptimizerConfig | None = None
     online: OnlineConfig = OnlineConfig()
 
 

@@ -185,7 +185,7 @@ class NeuralOnDay:
         if self.config.meta is None:
             self.curve = self._train_plain(data, rows, self.config.optimizer, self.checkpoint)
         else:
-            first = self.config.plain_first if isinstance(self.config, LSTTMConfig) else None
+            first = self.config.plain_first
             kept = None if self.checkpoint is None else self.checkpoint.with_suffix(".first.pt")
             if first is not None:
                 self._train_plain(data, rows, first, kept)

@@ -17,6 +17,7 @@ from experiments.config import (
 )
 from graphrec.models.trees import TreesConfig
 from graphrec.training.long_term import LongTermConfig
+from graphrec.training.loop import OptimizerConfig
 from graphrec.training.meta_tasks import MetaConfig
 from graphrec.training.preference import PreferenceConfig
 
@@ -31,11 +32,14 @@ FITTING: Space = {
 }
 NETWORK: Space = {**FITTING, "dropout": (0.1, 0.3, 0.5)}
 GRAPH: Space = {**NETWORK, "short_term.num_neighbors": (5, 10)}
-META: Space = {
-    **NETWORK,
-    "meta.learning_rate": (0.01, 0.1, 1.0),
-    "meta.embedding_learning_rate": (0.01, 1.0, 100.0),
+META: Space = {  # the plain batches as everywhere, and the inner step of the tasks after them
+    **{name.replace("optimizer.", "plain_first."): values for name, values in NETWORK.items()},
+    "short_term.num_neighbors": GRAPH["short_term.num_neighbors"],
+    "meta.learning_rate": (0.003, 0.01, 0.03),
+    "meta.embedding_learning_rate": (0.003, 0.01, 0.1),
 }
+# An epoch of tasks after plain training, at a fifth of its rates: from scratch it takes ten times as long.
+TASKS = OptimizerConfig(epochs=1, learning_rate=2e-4, embedding_learning_rate=2e-5)
 SML: Space = {
     "sml.fit.learning_rate": (5e-4, 1e-3, 2e-3),
     "sml.fit.embedding_learning_rate": (2e-4, 1e-3, 5e-3, 2e-2),
@@ -105,6 +109,26 @@ def _of_order(order: Literal[1, 2]) -> Callable[[LSTTMConfig], ModelConfig]:
     return lambda c: replace(c, meta=None if c.meta is None else replace(c.meta, order=order))
 
 
+def _lsttm() -> LSTTMConfig:
+    """Return LSTTM as the table has it: plain batches, then an epoch of temporal MAML's tasks."""
+    return replace(
+        lsttm_with_preference(),
+        meta=MetaConfig(order=1),
+        plain_first=lsttm_with_preference().optimizer,
+        optimizer=TASKS,
+    )
+
+
+def _plain(c: LSTTMConfig) -> LSTTMConfig:
+    """Leave the tasks out."""
+    return replace(c, meta=None, plain_first=None, optimizer=c.plain_first or c.optimizer)
+
+
+def _from_scratch(c: LSTTMConfig) -> LSTTMConfig:
+    """Train by tasks alone, as long as the plain batches were."""
+    return replace(c, plain_first=None, optimizer=c.plain_first or c.optimizer)
+
+
 def _raw_fields(c: LSTTMConfig) -> BaselineConfig:
     """Without both graphs LSTTM is its head on the fields and counts: DeepFM, trained as LSTTM is."""
     return BaselineConfig(
@@ -114,13 +138,16 @@ def _raw_fields(c: LSTTMConfig) -> BaselineConfig:
         dropout=c.dropout,
         optimizer=c.optimizer,
         meta=c.meta,
+        plain_first=c.plain_first,
         preference=c.preference,
     )
 
 
 def _literal(c: LSTTMConfig) -> LSTTMConfig:
     """Make the paper's form, fitted with the rates that were chosen for ours."""
-    return replace(lsttm_literal(), dropout=c.dropout, optimizer=c.optimizer, meta=c.meta)
+    return replace(
+        lsttm_literal(), dropout=c.dropout, optimizer=c.optimizer, meta=c.meta, plain_first=c.plain_first
+    )
 
 
 def _make_rows() -> list[TableRow]:
@@ -143,13 +170,14 @@ def _make_rows() -> list[TableRow]:
         _baseline("DIN+DeepFM (+external) + counts", model="DIN", sequences=both, past_counts=True),
         TableRow(name="boosted trees", config=TreesConfig(max_features=0.5), space=TREES),
         TableRow(name="LSTTM without meta", config=lsttm_with_preference(), space=GRAPH),
-        TableRow(name="LSTTM", config=replace(lsttm_with_preference(), meta=MetaConfig(order=1)), space=META),
+        TableRow(name="LSTTM", config=_lsttm(), space=META),
         TableRow(
             name="LSTTM on shuffled times",
             of="LSTTM without meta",
             change=lambda c: replace(c, shuffle_times=True),
         ),
-        _changed("no temporal MAML", lambda c: replace(c, meta=None)),
+        _changed("no temporal MAML", _plain),
+        _changed("temporal MAML from scratch", _from_scratch),
         _changed("first order", _of_order(1)),
         _changed("second order", _of_order(2)),
         _changed("no long-term graph", lambda c: replace(c, long_term=False)),
