@@ -28,12 +28,17 @@ EVALUATION_COMMAND = (
 )
 
 
+TRAINING_BENCHMARK = "training_benchmark.jsonl"
+TRAINING_COMMAND = "python -m experiments.benchmarks.training"
+
+
 def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
     """Replace what stands between markers by the figures and tests of the result files.
 
     The README has LSTTM's tables, the evaluation's benchmark and of the samplers' benchmark what has a
-    target; ``docs/samplers.md`` has all of that, ``docs/serving.md`` the online ranker's, and
-    ``docs/main_job.md`` the tables of the main job. A part stays as it is where the results hold none.
+    target; ``docs/samplers.md`` has all of that, ``docs/serving.md`` the online ranker's,
+    ``docs/lsttm_table.md`` that of training and scoring, and ``docs/main_job.md`` the tables of the main
+    job. A part stays as it is where the results hold none.
 
     Args:
         root: folder of the README and of ``docs``.
@@ -72,6 +77,9 @@ def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
     benchmark = results / EVALUATION_BENCHMARK
     if benchmark.exists():
         add("README.md", "evaluation", evaluation_section(benchmark))
+    benchmark = results / TRAINING_BENCHMARK
+    if benchmark.exists():
+        add("docs/lsttm_table.md", "training", training_section(benchmark))
     if (results / "lsttm_table.jsonl").exists():
         add("README.md", "lsttm", lsttm_section(results))
     benchmark = results / SERVING_BENCHMARK
@@ -137,6 +145,29 @@ def evaluation_section(path: Path) -> str:
     return "\n".join(
         [
             f"Made by `{EVALUATION_COMMAND}` on {first['date']}: {first['cpu']}; {versions}.",
+            "",
+            *rows,
+        ]
+    )
+
+
+def training_section(path: Path) -> str:
+    """Make the part on LSTTM's speed beside DeepFM's, and where its time goes."""
+    lines = read_lines(path)
+    rows = [
+        "| task | model | rows a second | times slower | one thread, times slower | where its time goes |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for line in lines:
+        shares = ", ".join(f"{part} {share:.0%}" for part, share in line["share"].items())
+        rows.append(
+            f"| {line['task']} | {line['model']} | {line['rows_per_second']:,.0f} | "
+            f"{line['times_slower']:.2f} | {line['times_slower_one_thread']:.2f} | {shares} |"
+        )
+    first = lines[0]
+    return "\n".join(
+        [
+            f"Made by `{TRAINING_COMMAND}` on {first['date']}: {first['cpu']}, torch {first['torch']}.",
             "",
             *rows,
         ]

@@ -1,5 +1,7 @@
 """The tables of the README and of docs are those of the result files, and nothing else changes."""
 
+import json
+
 import pytest
 
 from experiments.benchmarks import evaluation
@@ -9,6 +11,8 @@ from experiments.readme import (
     BENCHMARK_COMMAND,
     EVALUATION_BENCHMARK,
     EVALUATION_COMMAND,
+    TRAINING_BENCHMARK,
+    TRAINING_COMMAND,
     put_between,
     update_pages,
 )
@@ -108,6 +112,28 @@ def test_the_evaluation_gets_its_table(readme, tmp_path):
     assert part.count("| AUC | 5,000 |") == 1
     assert "| at least 50 |" in part
     assert "Not measured" not in part
+
+
+def test_training_gets_its_table_on_the_page_of_lsttms_table(readme, tmp_path):
+    line = {
+        "task": "scoring",
+        "model": "LSTTM",
+        "rows_per_second": 12_345.6,
+        "times_slower": 3.2,
+        "times_slower_one_thread": 4.5,
+        "share": {"sampling and look-ups": 0.6, "forward": 0.4},
+        "date": "2026-11-21",
+        "torch": "2.13.0",
+        "cpu": "a processor",
+    }
+    (tmp_path / TRAINING_BENCHMARK).write_text(json.dumps(line) + "\n")
+    page = tmp_path / "docs" / "lsttm_table.md"
+    page.write_text("before\n<!-- training:begin -->\nNot measured.\n<!-- training:end -->\n")
+    update_pages(tmp_path, tmp_path, {})
+    row = "| scoring | LSTTM | 12,346 | 3.20 | 4.50 | sampling and look-ups 60%, forward 40% |"
+    assert row in page.read_text()
+    assert f"`{TRAINING_COMMAND}` on 2026-11-21: a processor, torch 2.13.0." in page.read_text()
+    assert "Not measured" not in page.read_text()
 
 
 def test_a_missing_marker_is_told(readme, tmp_path):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from graphrec import compiling
 from graphrec.evaluation import compiled
 from graphrec.evaluation import threads as threading
 
@@ -107,12 +108,12 @@ def test_errors_of_threads_reach_the_caller(threads):
 
 
 def test_without_a_folder_for_machine_code_loops_are_compiled_all_the_same(monkeypatch):
-    njit = threading.numba.njit
+    njit = compiling.numba.njit
 
     def refuse_cache(**options):
         if options.pop("cache", False):
             raise RuntimeError("cannot cache function")
         return njit(**options)
 
-    monkeypatch.setattr(threading.numba, "njit", refuse_cache)
-    assert threading.compiled(lambda number: number + 1)(2) == 3
+    monkeypatch.setattr(compiling.numba, "njit", refuse_cache)
+    assert compiling.compiled(lambda number: number + 1)(2) == 3
