@@ -1,8 +1,5 @@
 """What a data set says users were shown and liked or left, and the preference vectors learned from it."""
 
-import fcntl
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +10,7 @@ import torch
 from experiments.config import BaselineConfig, LSTTMConfig, ModelConfig
 from experiments.main_inputs import MainInputs
 from experiments.parts import PROTOCOL_VERSION, changed_fields
+from experiments.snapshots import locked_checkpoint
 from graphrec.training.long_term import LongTermSnapshots
 from graphrec.training.preference import Exposures, PreferenceConfig, train_preference
 
@@ -62,6 +60,13 @@ def find_exposures(inputs: MainInputs) -> Exposures:
     )
 
 
+def preference_config(model: ModelConfig, seed: int) -> PreferenceConfig | None:
+    """Return what the preference vectors that a model reads at a seed are trained by, or None."""
+    if not isinstance(model, LSTTMConfig | BaselineConfig) or model.preference is None:
+        return None
+    return replace(model.preference, random_seed=seed)
+
+
 def preferences_of(
     inputs: MainInputs,
     model: ModelConfig,
@@ -72,9 +77,9 @@ def preferences_of(
     device: torch.device,
 ) -> LongTermSnapshots | None:
     """Return the preference vectors that a model reads at a seed, or None; see :func:`kept_preferences`."""
-    if not isinstance(model, LSTTMConfig | BaselineConfig) or model.preference is None:
+    config = preference_config(model, seed)
+    if config is None:
         return None
-    config = replace(model.preference, random_seed=seed)
     return kept_preferences(inputs, config, until=until, folder=folder, device=device)
 
 
@@ -105,10 +110,7 @@ def kept_preferences(
     """
     exposures = find_exposures(inputs)
     content = ["preference", PROTOCOL_VERSION, inputs.fingerprint, until, changed_fields(config)]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_checkpoint(folder, content) as checkpoint:
         snapshots, _ = train_preference(
             exposures,
             {"user": inputs.data.user_fields, "item": inputs.data.item_fields},
@@ -116,7 +118,7 @@ def kept_preferences(
             list(inputs.snapshot_times(until)),
             config,
             device=device,
-            checkpoint=folder / f"{key}.pt",
+            checkpoint=checkpoint,
             on_step=on_step,
         )
     return snapshots

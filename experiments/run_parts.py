@@ -15,13 +15,14 @@ from experiments.config import DATA_SETTINGS, LSTTMConfig
 from experiments.inputs import load_inputs
 from experiments.main_inputs import AsOf
 from experiments.parts import PartSpec, PartStore
-from experiments.preferences import preferences_of
+from experiments.preferences import kept_preferences, preference_config
 from experiments.protocol import run_model
 from experiments.simple_models import TreesOnDay
 from experiments.snapshots import kept_snapshots
 from experiments.tested_day import TestedDay, prepare_day, replay_day
 from graphrec.models.trees import TreesConfig
 from graphrec.training.long_term import LongTermConfig, LongTermSnapshots
+from graphrec.training.preference import PreferenceConfig
 
 PROBE_STEPS = (2, 8)  # steps after which a probe begins and ends its measurement
 PROBE_TREES = 20
@@ -51,6 +52,7 @@ class PartRunner:
         # one matrix of counts is large, and parts come day by day
         self.day: Callable[[str], TestedDay] = lru_cache(maxsize=1)(self._prepare_day)
         self._snapshots = lru_cache(maxsize=4)(self._find_snapshots)
+        self._preferences = lru_cache(maxsize=4)(self._find_preferences)
 
     def run(self, spec: PartSpec) -> float:
         """Compute a part, write it and return its processor seconds, those of the long-term module too."""
@@ -82,11 +84,11 @@ class PartRunner:
 
     def preferences(self, spec: PartSpec) -> LongTermSnapshots | None:
         """Return the preference vectors that the part reads, or None; those of all test days are one file."""
+        config = preference_config(spec.model, spec.seed)
+        if config is None:
+            return None
         last, _ = self.inputs.bounds(max(DATA_SETTINGS[spec.data].test_days))
-        folder = self.source.folder / "preference"
-        return preferences_of(
-            self.inputs, spec.model, spec.seed, until=last, folder=folder, device=self.device
-        )
+        return self._preferences(config, last)
 
     def probe(self, spec: PartSpec) -> float:
         """Estimate a part's processor seconds from some steps of its training.
@@ -130,6 +132,11 @@ class PartRunner:
             folder=self.source.folder / "long_term",
             trained_on=trained_on,
             device=self.device,
+        )
+
+    def _find_preferences(self, config: PreferenceConfig, until: int) -> LongTermSnapshots:
+        return kept_preferences(
+            self.inputs, config, until=until, folder=self.source.folder / "preference", device=self.device
         )
 
 

@@ -3,9 +3,11 @@
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,22 @@ from experiments.config import TrainedOn
 from experiments.main_inputs import MainInputs
 from experiments.parts import PROTOCOL_VERSION, changed_fields
 from graphrec.training.long_term import LongTermConfig, LongTermSnapshots, train_long_term
+
+
+@contextmanager
+def locked_checkpoint(folder: Path, content: Sequence[Any]) -> Iterator[Path]:
+    """Give the file that is kept of what is trained from ``content``; other processes wait at the block.
+
+    Args:
+        folder: where checkpoints are kept.
+        content: plain JSON values that decide what is trained; the file is named by their hash.
+
+    """
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / f"{key}.pt"
 
 
 def kept_snapshots(
@@ -46,17 +64,14 @@ def kept_snapshots(
     if trained_on == "all training days":
         config = replace(config, first_steps=config.first_steps + (len(days) - 1) * config.steps)
     content = [PROTOCOL_VERSION, inputs.fingerprint, until, trained_on, changed_fields(config)]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_checkpoint(folder, content) as checkpoint:
         snapshots, _ = train_long_term(
             graph.csrs(),
             graph.num_nodes,
             days[-1:] if trained_on == "all training days" else days,
             config,
             device=device,
-            checkpoint=folder / f"{key}.pt",
+            checkpoint=checkpoint,
             on_step=on_step,
         )
     if trained_on == "all training days":

@@ -6,7 +6,6 @@ client threads, and compares the scores of the day's impressions with the protoc
 ``experiments/results/online_benchmark.jsonl`` and onto the terminal.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -14,10 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import torch
 from experiments.benchmarks.served_day import compare_served_day
 from experiments.config import lsttm_with_preference
 from experiments.inputs import load_inputs
+from experiments.results_table import write_lines
 from experiments.serving_report import SERVING_BENCHMARK
 from graphrec.serving import OnlineRanker
 from graphrec.serving.snapshot import Snapshot
@@ -103,7 +104,7 @@ def run_online(folder: Path, events: pl.DataFrame, config: OnlineBenchmark) -> l
         for size in config.batch_sizes:
             calls = max(min(config.num_events // size, 300), 5)
             parts = [moved.sample(size, with_replacement=True, seed=i) for i in range(calls)]
-            _, seconds = _timed(lambda parts=parts: [ranker.append(part) for part in parts])  # type: ignore[misc]
+            _, seconds = _timed(partial(_append_all, ranker, parts))
             add("events appended, on disk", f"calls of {size}", calls * size / seconds, "1/s")
         num_events = ranker.num_events
         ranker.close()
@@ -115,6 +116,11 @@ def run_online(folder: Path, events: pl.DataFrame, config: OnlineBenchmark) -> l
         add("reopen", f"without the checkpoint: every update of {num_events} events again", seconds, "s")
         ranker.close()
     return rows
+
+
+def _append_all(ranker: OnlineRanker, parts: Iterable[pl.DataFrame]) -> None:
+    for part in parts:
+        ranker.append(part)
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -243,9 +249,7 @@ def main(arguments: list[str]) -> int:
         "past_counts": 0 if day.config.counts is None else len(day.config.counts.features),
         "configuration": asdict(config),
     }
-    with RESULTS.open("w") as file:
-        for row in rows:
-            file.write(json.dumps({**row, **facts}) + "\n")
+    write_lines(RESULTS, [{**row, **facts} for row in rows])
     print_table(rows)
     return 0
 

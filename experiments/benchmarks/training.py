@@ -9,7 +9,6 @@ that does everything in turn. The long-term and preference vectors are random nu
 cost nothing.
 """
 
-import json
 import platform
 import sys
 import time
@@ -25,6 +24,7 @@ from torch import nn
 from experiments.config import BaselineConfig, LSTTMConfig, lsttm, lsttm_with_preference
 from experiments.inputs import load_inputs
 from experiments.protocol import ShortTermGraphs, make_model, prepare_day
+from experiments.results_table import write_lines
 from experiments.tested_day import TestedDay
 from graphrec.models.inputs import ClickBatch
 from graphrec.training.batches import ClickData, collate, rows_between
@@ -191,10 +191,7 @@ def main() -> int:
                 f"{task:21} {name:17} {line['rows_per_second']:9,.0f} rows/s  {line['times_slower']:5.2f} x  "
                 f"one thread {count / total:9,.0f} rows/s  {line['times_slower_one_thread']:5.2f} x  {shares}"
             )
-    OUTPUT.parent.mkdir(exist_ok=True)
-    temporary = OUTPUT.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    temporary.replace(OUTPUT)
+    write_lines(OUTPUT, lines)
     return 0
 
 
