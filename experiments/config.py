@@ -27,6 +27,7 @@ class DataSetting:
         validation_day: the window on which everything is chosen.
         ablation_days: the test windows of the ablations.
         period_hours: length of a period.
+        has_exposures: whether the data says what users were shown and left, for preference vectors.
 
     """
 
@@ -34,6 +35,7 @@ class DataSetting:
     validation_day: str
     ablation_days: tuple[str, ...]
     period_hours: int = 1
+    has_exposures: bool = True
 
 
 DATA_SETTINGS: dict[str, DataSetting] = {
@@ -44,7 +46,10 @@ DATA_SETTINGS: dict[str, DataSetting] = {
         test_days=("2024-01-09", "2024-01-10"), validation_day="2024-01-08", ablation_days=("2024-01-10",)
     ),
     "amazon-afk": DataSetting(  # windows of 180 days, in periods of 30
-        test_days=("2013-07-14", "2014-01-10"), validation_day="2013-01-15", ablation_days=("2014-01-10",)
+        test_days=("2013-07-14", "2014-01-10"),
+        validation_day="2013-01-15",
+        ablation_days=("2014-01-10",),
+        has_exposures=False,
     ),
 }
 

@@ -29,7 +29,7 @@ from experiments.search import (
     trial_specs,
     write_trial,
 )
-from experiments.table_rows import ROWS, Group, TableRow
+from experiments.table_rows import ROWS, Group, TableRow, rows_of_data
 from graphrec.evaluation import Comparison
 from graphrec.training.online import OnlineConfig
 
@@ -91,13 +91,18 @@ class TableConfig:
             raise ValueError(f"no data set {self.data!r}; there are {[*DATA_SETTINGS]}")
         if not self.seeds or not self.ablation_seeds or self.jobs < 1 or self.trials < 1:
             raise ValueError("name at least one seed of each kind, one job and one trial")
+        impossible = set(self.rows) - {row.name for row in self._all_rows()}
+        if impossible:
+            raise ValueError(
+                f"{self.data} does not say what users were shown: it has no {sorted(impossible)}"
+            )
         by_period = [name for name in self.rows if isinstance(ROWS[name].config, BY_PERIOD)]
         if by_period and self.as_of == "query":
             raise ValueError(f"{by_period} go by whole periods: leave them out as of queries' own times")
 
     def table_rows(self) -> list[TableRow]:
         """Return the chosen rows in the order of the table."""
-        rows = [row for row in ROWS.values() if not self.rows or row.name in self.rows]
+        rows = [row for row in self._all_rows() if not self.rows or row.name in self.rows]
         if self.as_of == "period":
             return rows
         return [row for row in rows if row.group == "main" and not isinstance(row.config, BY_PERIOD)]
@@ -110,7 +115,10 @@ class TableConfig:
     def searched_rows(self) -> list[TableRow]:
         """Return the rows whose search the chosen ones need, in the order of the table."""
         needed = {row.of or row.name for row in self.table_rows()}
-        return [row for row in ROWS.values() if row.name in needed]
+        return [row for row in self._all_rows() if row.name in needed]
+
+    def _all_rows(self) -> list[TableRow]:
+        return rows_of_data(DATA_SETTINGS[self.data])
 
     def days_of(self, group: Group) -> tuple[str, ...]:
         """Return the test days of the main table or of the ablations."""

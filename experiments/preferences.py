@@ -30,10 +30,9 @@ def find_exposures(inputs: MainInputs) -> Exposures:
             f"{inputs.tables.name} does not say what users were shown and left: leave the option "
             "`preference` out on this data set"
         )
-    events = inputs.tables.events.frame.with_columns(
-        pl.col("domain", "behavior").cast(pl.String),
-        known=pl.coalesce("available_time", "time"),
-    )
+    events = inputs.tables.events.frame
+    times = [name for name in ("available_time", "time") if name in events.columns]
+    events = events.with_columns(pl.col("domain", "behavior").cast(pl.String), known=pl.coalesce(times))
     key = ["user_id", "item_id", "time"]
     parts = []
     for role in inputs.exposures:

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from experiments.config import (
     BaselineConfig,
+    DataSetting,
     ItemRateConfig,
     LogisticConfig,
     LSTTMConfig,
@@ -75,6 +76,7 @@ class TableRow:
         change: what is changed.
         long_term: the long-term module's configuration, where the model reads it.
         is_random: whether a seed changes anything.
+        needs_exposures: whether there is no such row where the data does not say what users were shown.
 
     """
 
@@ -86,6 +88,7 @@ class TableRow:
     change: Callable[[LSTTMConfig], ModelConfig] | None = None
     long_term: LongTermConfig = LongTermConfig()
     is_random: bool = True
+    needs_exposures: bool = False
 
     def changed(self, config: ModelConfig) -> ModelConfig:
         """Return what this row makes of the configuration that was chosen for ``of``, or for itself."""
@@ -166,7 +169,10 @@ def _make_rows() -> list[TableRow]:
         _baseline("SASRec (+external)", model="SASRec", sequences=both),
         TableRow(name="TGAT", config=TGATConfig(), space=GRAPH),
         _baseline("DeepFM + counts", past_counts=True),
-        _baseline("DeepFM + counts + preference", past_counts=True, preference=PreferenceConfig()),
+        replace(
+            _baseline("DeepFM + counts + preference", past_counts=True, preference=PreferenceConfig()),
+            needs_exposures=True,
+        ),
         _baseline("DIN+DeepFM (+external) + counts", model="DIN", sequences=both, past_counts=True),
         TableRow(name="boosted trees", config=TreesConfig(max_features=0.5), space=TREES),
         TableRow(name="LSTTM without meta", config=lsttm_with_preference(), space=GRAPH),
@@ -197,7 +203,7 @@ def _make_rows() -> list[TableRow]:
             "long-term graph of all training days at once",
             lambda c: replace(c, long_term_trained_on="all training days"),
         ),
-        _changed("without preference vectors", lambda c: replace(c, preference=None)),
+        _changed("without preference vectors", lambda c: replace(c, preference=None), needs_exposures=True),
         _changed("two hops", lambda c: replace(c, short_term=replace(c.short_term, num_layers=2))),
         _changed("without past counts", lambda c: replace(c, past_counts=False)),
         _changed("the paper's literal form", _literal),
@@ -205,6 +211,22 @@ def _make_rows() -> list[TableRow]:
 
 
 ROWS: dict[str, TableRow] = {row.name: row for row in _make_rows()}
+
+
+def rows_of_data(setting: DataSetting) -> list[TableRow]:
+    """Return the rows that a data set can have, in the order of the table.
+
+    Where it does not say what users were shown and left, no row reads preference vectors.
+    """
+    if setting.has_exposures:
+        return list(ROWS.values())
+    rows = [row for row in ROWS.values() if not row.needs_exposures]
+    return [
+        replace(row, config=replace(row.config, preference=None))
+        if isinstance(row.config, BaselineConfig | LSTTMConfig)
+        else row
+        for row in rows
+    ]
 
 
 def with_settings(config: Any, settings: Mapping[str, Any]) -> Any:

@@ -5,8 +5,10 @@ import polars as pl
 import pytest
 import torch
 
+from experiments.config import DATA_SETTINGS
 from experiments.data_simulated import HOUR, simulated_inputs
 from experiments.inputs import load_inputs
+from experiments.preferences import find_exposures
 from graph_builders.behavior_graph import Relation
 from graph_builders.datasets import SimulatorConfig
 
@@ -32,6 +34,11 @@ def test_rows_are_those_of_the_true_probabilities(inputs):
     assert inputs.graph.ids["user"].ids(shown.user).to_list() == table["user_id"].to_list()
     assert shown.time.tolist() == table["time"].to_list()
     assert "simulated" in inputs.tables.name
+
+
+def test_the_tables_settings_know_that_it_says_what_users_were_shown(inputs):
+    assert DATA_SETTINGS["simulator"].has_exposures
+    assert len(find_exposures(inputs)) > 1000
 
 
 def test_queries_are_as_of_the_hour(inputs):

@@ -15,7 +15,7 @@ from experiments.readme import update_pages
 from experiments.results_table import read_lines
 from experiments.run_parts import missing_parts
 from experiments.search import GAUC, chosen, criterion, trial_specs, trials
-from experiments.table_rows import ROWS, TableRow, with_settings
+from experiments.table_rows import ROWS, TableRow, rows_of_data, with_settings
 from graphrec.training.batches import ShortTermConfig
 from graphrec.training.long_term import LongTermConfig
 from graphrec.training.loop import OptimizerConfig
@@ -212,6 +212,21 @@ def test_another_data_set_has_lines_of_its_own(root, finished, tmp_path):
     assert "### All rows: SIMULATED behaviour" in lsttm_section(results)
     finished.write_tables()
     assert len(read_lines(results / "lsttm_table.jsonl")) == len(after)
+
+
+def test_no_row_reads_preference_vectors_where_nobody_was_shown_anything():
+    """Else the table of such data ends with an error at the first row that wants them."""
+    assert [row.name for row in rows_of_data(DATA_SETTINGS["kuairand"])] == list(ROWS)
+    amazon = {row.name: row for row in rows_of_data(DATA_SETTINGS["amazon-afk"])}
+    assert set(ROWS) - set(amazon) == {"DeepFM + counts + preference", "without preference vectors"}
+    for row in amazon.values():
+        config = row.changed(amazon[row.of].config if row.of else row.config)
+        assert getattr(config, "preference", None) is None, row.name
+    assert ROWS["LSTTM"].config.preference is not None
+    lsttm = TableConfig(data="amazon-afk", rows=("no long-term graph",))
+    assert {row.config.preference for row in lsttm.searched_rows()} == {None}
+    with pytest.raises(ValueError, match="amazon-afk does not say what users were shown: it has no"):
+        TableConfig(data="amazon-afk", rows=("without preference vectors",))
 
 
 def test_trials_are_distinct_repeatable_and_begin_with_the_defaults():

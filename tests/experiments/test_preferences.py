@@ -89,6 +89,18 @@ def test_vectors_of_a_day_are_kept_and_read_again(inputs, tmp_path):
     assert preferences_of(inputs, lsttm(), 0, until=until, folder=tmp_path, device=CPU) is None
 
 
+def test_a_log_in_which_everything_is_known_at_once_has_no_column_for_it(inputs):
+    events = inputs.tables.events
+    at_once = replace(
+        inputs.tables, events=replace(events, frame=events.frame.with_columns(available_time=pl.col("time")))
+    )
+    without = replace(inputs.tables, events=replace(events, frame=events.frame.drop("available_time")))
+    found, expected = (find_exposures(replace(inputs, tables=tables)) for tables in (without, at_once))
+    assert torch.equal(found.known_time, expected.known_time)
+    assert torch.equal(found.label, expected.label)
+    assert len(found) > 1000
+
+
 def test_a_log_without_exposures_refuses_the_option(inputs, tmp_path):
     none = replace(inputs, exposures=())
     with pytest.raises(ValueError, match=r"KuaiRand-Pure \(part\) does not say what users were shown"):
