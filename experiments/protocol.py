@@ -388,5 +388,5 @@ def shuffle_times(events: EventLog, random_seed: int = 0) -> EventLog:
     A row's own click may then lie "before" it, so a model that learns from such a graph trusts it too much.
     """
     order = np.random.default_rng(random_seed).permutation(len(events))
-    times = events.frame.select("time", "available_time")[order]
-    return replace(events, frame=events.frame.with_columns(times["time"], times["available_time"]))
+    names = [name for name in ("time", "available_time") if name in events.frame.columns]
+    return replace(events, frame=events.frame.with_columns(events.frame.select(names)[order]))

@@ -9,6 +9,7 @@ from experiments.config import DATA_SETTINGS
 from experiments.data_simulated import HOUR, simulated_inputs
 from experiments.inputs import load_inputs
 from experiments.preferences import find_exposures
+from experiments.protocol import shuffle_times
 from graph_builders.behavior_graph import Relation
 from graph_builders.datasets import SimulatorConfig
 
@@ -122,3 +123,12 @@ def test_without_a_category_the_counts_go_on():
 def test_an_unknown_data_set_is_refused():
     with pytest.raises(ValueError, match="no data set 'kuairan'; there are"):
         load_inputs("kuairan")
+
+
+def test_dealing_out_times_anew_keeps_everything_else(inputs):
+    """Such a log has no column of the times at which its events were known."""
+    events = inputs.tables.events
+    shuffled = shuffle_times(events)
+    assert shuffled.frame.drop("time").equals(events.frame.drop("time"))
+    assert not shuffled.frame["time"].equals(events.frame["time"])
+    assert shuffled.frame["time"].sort().equals(events.frame["time"].sort())
