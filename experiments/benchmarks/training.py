@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,12 @@ def contestants(day: TestedDay) -> list[Contestant]:
 def train_rows(contestant: Contestant, batches: list[torch.Tensor]) -> dict[str, float]:
     """Take a step on each batch; seconds by part."""
     model, optimizer = contestant.model.train(), make_optimizer(contestant.model, contestant.config.optimizer)
+    pair_weight = contestant.config.optimizer.pair_weight
     seconds = {"sampling and look-ups": 0.0, "forward": 0.0, "backward": 0.0, "optimiser": 0.0}
     for rows in batches:
         batch = timed(seconds, "sampling and look-ups", collate, contestant.data, rows)
         optimizer.zero_grad(set_to_none=True)
-        loss = timed(seconds, "forward", click_loss, model, batch)
+        loss = timed(seconds, "forward", partial(click_loss, model, batch, pair_weight=pair_weight))
         timed(seconds, "backward", loss.backward)
         timed(seconds, "optimiser", optimizer.step)
     return seconds
@@ -108,10 +110,11 @@ def score_rows(contestant: Contestant, batches: list[torch.Tensor]) -> dict[str,
 def train_ahead(contestant: Contestant, batches: list[torch.Tensor]) -> float:
     """Take a step on each batch while the loader prepares the next; seconds in all."""
     model, optimizer = contestant.model.train(), make_optimizer(contestant.model, contestant.config.optimizer)
+    pair_weight = contestant.config.optimizer.pair_weight
     began = time.perf_counter()
     for batch in loaded(contestant, batches):
         optimizer.zero_grad(set_to_none=True)
-        click_loss(model, batch).backward()
+        click_loss(model, batch, pair_weight=pair_weight).backward()
         optimizer.step()
     return time.perf_counter() - began
 

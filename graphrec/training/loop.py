@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from graphrec.models.inputs import ClickBatch
 from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from graphrec.training.pair_loss import pair_loss
 from graphrec.training.parameters import embedding_tables
 
 Batch = TypeVar("Batch")
@@ -24,7 +25,12 @@ class OptimizerConfig:
         name: "adagrad" (the paper's) or "adamw".
         learning_rate: of the dense layers; falls linearly to zero over the run where ``decay`` is set.
         embedding_learning_rate: of the embedding tables.
+        linear_learning_rate: of the tables of one channel, which are first-order weights: each row is one
+            number and learns as a weight of a linear model does. None: ``embedding_learning_rate``.
         weight_decay: of the dense layers; embedding tables have ``embedding_weight_decay``.
+        pair_weight: weight of :func:`~graphrec.training.pair_loss.pair_loss` over the pairs of a batch that
+            share the user, beside the loss of each row. Shuffled batches hold whole periods, so these are
+            mostly pairs of a user and period.
         epochs: passes over the training rows.
         batch_size: rows a step.
 
@@ -33,8 +39,10 @@ class OptimizerConfig:
     name: Literal["adagrad", "adamw"] = "adamw"
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 2e-4
+    linear_learning_rate: float | None = None
     weight_decay: float = 1e-2
     embedding_weight_decay: float = 0.0
+    pair_weight: float = 0.0
     decay: bool = True
     epochs: int = 3
     batch_size: int = 512
@@ -50,17 +58,21 @@ class TrainingPoint:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Make the optimiser of the paper or AdamW, with groups for dense weights and embedding tables."""
+    """Make the optimiser of the paper or AdamW, with groups for dense weights and embedding tables.
+
+    First-order weights are a group of their own where the configuration has a rate for them.
+    """
     tables = embedding_tables(model)
     dense = [p for name, p in model.named_parameters() if name not in tables]
-    sparse = list(tables.values())
-    groups = [
+    sparse, linear = list(tables.values()), list[nn.Parameter]()
+    if config.linear_learning_rate is not None:
+        linear = [table for table in sparse if table.shape[1] == 1]
+        sparse = [table for table in sparse if table.shape[1] > 1]
+    decay = config.embedding_weight_decay
+    groups: list[dict[str, Any]] = [
         {"params": dense, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-        {
-            "params": sparse,
-            "lr": config.embedding_learning_rate,
-            "weight_decay": config.embedding_weight_decay,
-        },
+        {"params": sparse, "lr": config.embedding_learning_rate, "weight_decay": decay},
+        {"params": linear, "lr": config.linear_learning_rate, "weight_decay": decay},
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adagrad":
@@ -68,9 +80,21 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     return torch.optim.AdamW(groups)
 
 
-def click_loss(model: Callable[[ClickBatch], torch.Tensor], batch: ClickBatch) -> torch.Tensor:
-    """Binary cross entropy of clicked and unclicked impressions: LSTTM equation (7)."""
-    return functional.binary_cross_entropy_with_logits(model(batch), batch.label)
+def click_loss(
+    model: Callable[[ClickBatch], torch.Tensor], batch: ClickBatch, *, pair_weight: float = 0.0
+) -> torch.Tensor:
+    """Binary cross entropy of clicked and unclicked impressions: LSTTM equation (7).
+
+    With ``pair_weight``, plus that times the loss of the order of each user's rows in the batch, which needs
+    the batch's ``user_id``.
+    """
+    logit = model(batch)
+    loss = functional.binary_cross_entropy_with_logits(logit, batch.label)
+    if not pair_weight:
+        return loss
+    if batch.user_id is None:
+        raise ValueError("pair_weight compares rows of one user: give batches their user_id")
+    return loss + pair_weight * pair_loss(logit, batch.label, batch.user_id)
 
 
 def train(
@@ -104,7 +128,7 @@ def train(
     """
 
     def backward(batch: Any) -> torch.Tensor:  # anything that can be moved and that click_loss takes
-        loss = click_loss(model, batch.to(device))
+        loss = click_loss(model, batch.to(device), pair_weight=config.pair_weight)
         loss.backward()
         return loss.detach()
 

@@ -43,7 +43,9 @@ class TaskGradient:
     row: dict[str, Int64[Tensor, " _"]]
 
 
-def task_gradient(model: nn.Module, task: MetaTask, config: MetaConfig) -> TaskGradient:
+def task_gradient(
+    model: nn.Module, task: MetaTask, config: MetaConfig, *, pair_weight: float = 0.0
+) -> TaskGradient:
     r"""Differentiate a task's query loss through its inner steps (``order`` 2) or past them (1).
 
     .. math::
@@ -51,9 +53,10 @@ def task_gradient(model: nn.Module, task: MetaTask, config: MetaConfig) -> TaskG
         g_2 = (I - \alpha \nabla^2 L_{support}(\theta))\, \nabla L_{query}(\theta'), \qquad
         g_1 = \nabla L_{query}(\theta')
 
+    With ``pair_weight`` the query loss is that of ``loop.click_loss`` with it; the support loss is not.
     The model is left in evaluation mode, its weights and buffers as they were.
     """
-    adapter = _Adapter(model, task, config)
+    adapter = _Adapter(model, task, config, pair_weight)
     weights = adapter.touched.gather(model)
     if config.order == 2:
         with twice_differentiable():
@@ -108,7 +111,7 @@ def train_meta(
 
     def backward(tasks: Sequence[MetaTask]) -> Tensor:
         moved = [MetaTask(task.support.to(device), task.query.to(device)) for task in tasks]
-        return meta_backward(model, moved, meta, sparse=sparse)
+        return meta_backward(model, moved, meta, sparse=sparse, pair_weight=config.pair_weight)
 
     return train_steps(
         model,
@@ -125,7 +128,12 @@ def train_meta(
 
 
 def meta_backward(
-    model: nn.Module, tasks: Sequence[MetaTask], config: MetaConfig, *, sparse: bool = False
+    model: nn.Module,
+    tasks: Sequence[MetaTask],
+    config: MetaConfig,
+    *,
+    sparse: bool = False,
+    pair_weight: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Set ``grad`` of each trainable parameter to the mean over the tasks, and return their mean loss.
 
@@ -134,9 +142,10 @@ def meta_backward(
         tasks: one task or more.
         config: the inner step.
         sparse: gradients of tables as sparse tensors of the touched rows.
+        pair_weight: weight of the order of a user's query rows, as in ``OptimizerConfig``.
 
     """
-    found = [task_gradient(model, task, config) for task in tasks]
+    found = [task_gradient(model, task, config, pair_weight=pair_weight) for task in tasks]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parts = [(one.row.get(name), one.gradient[name] / len(found)) for one in found]
@@ -147,8 +156,11 @@ def meta_backward(
 class _Adapter:
     """The losses of one task as functions of the fast weights."""
 
-    def __init__(self, model: nn.Module, task: MetaTask, config: MetaConfig) -> None:
+    def __init__(
+        self, model: nn.Module, task: MetaTask, config: MetaConfig, pair_weight: float = 0.0
+    ) -> None:
         self.model, self.task, self.config = model.eval(), task, config
+        self.pair_weight = pair_weight
         self.touched = touched_rows(model, [task.support, task.query])
         self.rates = descent_rates(
             model,
@@ -156,9 +168,13 @@ class _Adapter:
             embedding_learning_rate=config.embedding_learning_rate,
         )
 
-    def loss(self, weights: Weights, batch: ClickBatch, number: int) -> Tensor:
+    def loss(self, weights: Weights, batch: ClickBatch, number: int, pair_weight: float = 0.0) -> Tensor:
         """Mean loss of a batch; ``number`` is 0 for the support rows and 1 for the query rows."""
-        return click_loss(lambda rows: self.touched.logits(self.model, weights, rows, number), batch)
+        return click_loss(
+            lambda rows: self.touched.logits(self.model, weights, rows, number),
+            batch,
+            pair_weight=pair_weight,
+        )
 
     def adapt(self, weights: Weights) -> Weights:
         """Descend the support loss."""
@@ -170,7 +186,7 @@ class _Adapter:
     def query_loss(self, weights: Weights) -> Tensor:
         """Loss to descend in the outer step, with dropout if the configuration says so."""
         with _dropout(self.model, self.config.dropout):
-            return self.loss(weights, self.task.query, 1)
+            return self.loss(weights, self.task.query, 1, self.pair_weight)
 
 
 @contextmanager

@@ -228,6 +228,25 @@ def test_without_an_inner_rate_it_is_the_plain_gradient_of_the_query_loss(model,
     torch.testing.assert_close(found.loss, loss.detach(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_order_of_a_users_rows_counts_in_the_query_loss_alone(model, task, order):
+    config = replace(CONFIG, learning_rate=0.0, embedding_learning_rate=0.0, order=order)
+    found = task_gradient(model, task, config, pair_weight=2.0)
+    model.zero_grad()
+    click_loss(model, task.query, pair_weight=2.0).backward()
+    plain = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+    assert_close(full(model, found), plain)
+    assert distance(full(model, found), full(model, task_gradient(model, task, config))) > 0
+    # the inner step is the same: the query loss at the adapted weights grows by the pairs' loss alone
+    without, twice, once = (
+        task_gradient(model, task, CONFIG, pair_weight=weight).loss.item() for weight in (0.0, 2.0, 1.0)
+    )
+    assert twice - without == pytest.approx(2 * (once - without), rel=1e-9)
+    assert once > without
+    step = [meta_backward(model, [task], CONFIG, pair_weight=weight).item() for weight in (0.0, 2.0)]
+    assert step == pytest.approx([without, twice], rel=1e-12)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_step_takes_the_mean_over_tasks(data, model, task, sparse):
     other = MetaTask(task.query, task.support)

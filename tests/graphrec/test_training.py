@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from graphrec.models import DeepFMRanker
 from graphrec.training.batches import click_batches, click_loader, rows_between
 from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
 from graphrec.training.loop import OptimizerConfig, click_loss, make_optimizer, predict, train
+from graphrec.training.pair_loss import pair_loss
+from graphrec.training.parameters import embedding_tables
 from tests.graphrec.toy_data import TEST_DAY, click_data, full_lsttm, sizes, toy_log
 
 CPU = torch.device("cpu")
@@ -147,12 +150,25 @@ def test_optimizer_has_a_rate_for_tables_and_one_for_the_rest():
     assert isinstance(make_optimizer(model, OptimizerConfig(name="adagrad")), torch.optim.Adagrad)
 
 
+def test_first_order_weights_have_a_rate_of_their_own_where_there_is_one():
+    model = DeepFMRanker(sizes(2))
+    tables = embedding_tables(model)
+    linear = {id(table) for name, table in tables.items() if name.endswith("linear.weight")}
+    assert linear
+    config = OptimizerConfig(embedding_learning_rate=0.2, embedding_weight_decay=0.4)
+    assert len(make_optimizer(model, config).param_groups) == 2
+    _, others, first = make_optimizer(model, replace(config, linear_learning_rate=0.7)).param_groups
+    assert {id(p) for p in first["params"]} == linear
+    assert {id(p) for p in others["params"]} == {id(table) for table in tables.values()} - linear
+    assert (others["lr"], first["lr"], first["weight_decay"]) == (0.2, 0.7, 0.4)
+
+
 @pytest.mark.parametrize("decay", [True, False])
 def test_learning_rate_falls_linearly(monkeypatch, decay):
     """Plain descent on a loss of slope one: the weight moves by the sum of the rates."""
     loop = "graphrec.training.loop"
     monkeypatch.setattr(f"{loop}.make_optimizer", lambda m, c: torch.optim.SGD(m.parameters(), lr=1.0))
-    monkeypatch.setattr(f"{loop}.click_loss", lambda m, b: m.weight.sum())
+    monkeypatch.setattr(f"{loop}.click_loss", lambda m, b, pair_weight: m.weight.sum())
     model = nn.Linear(1, 1, bias=False)
     before = model.weight.item()
     batch = type("Batch", (), {"to": lambda self, device: self})()
@@ -182,3 +198,24 @@ def test_loss_is_binary_cross_entropy():
     p = torch.sigmoid(model(batch)).clamp(1e-6, 1 - 1e-6)
     expected = -(batch.label * p.log() + (1 - batch.label) * (1 - p).log()).mean()
     torch.testing.assert_close(click_loss(model, batch), expected)
+
+
+def test_training_descends_the_order_of_a_users_rows_where_it_is_asked_to():
+    data = click_data(toy_log())
+    batch = next(click_batches(data, torch.arange(60), batch_size=60))
+    model = DeepFMRanker(sizes(data.dense.shape[1]), dropout=0.0)
+    logit = model(batch)
+    plain, order = click_loss(model, batch), pair_loss(logit, batch.label, batch.user_id)
+    assert order > 0
+    torch.testing.assert_close(click_loss(model, batch, pair_weight=0.3), plain + 0.3 * order)
+    with pytest.raises(ValueError, match="give batches their user_id"):
+        click_loss(model, replace(batch, user_id=None), pair_weight=0.3)
+    fitted = []
+    for weight in (0.0, 3.0):
+        torch.manual_seed(0)
+        model = DeepFMRanker(sizes(data.dense.shape[1]), dropout=0.0)
+        config = OptimizerConfig(epochs=30, pair_weight=weight, learning_rate=1e-2)
+        train(model, lambda epoch, start: [batch][start:], num_batches=1, config=config, device=CPU)
+        with torch.no_grad():
+            fitted.append(pair_loss(model(batch), batch.label, batch.user_id).item())
+    assert fitted[1] < 0.9 * fitted[0]
