@@ -17,7 +17,9 @@ DATA_IN_WORDS = {
     "kuairand": "KuaiRand-Pure",
     "kuairand, as of the query": "KuaiRand-Pure as of the instant of each query",
     "simulator": "SIMULATED behaviour",
+    "amazon-afk": "Amazon, Food with Kitchen as the external domain",
 }
+MAIN_DATA = "kuairand"
 COLUMNS = (  # heading, form, slice, metric, digits
     ("AUC 0-8", "none", "period=0-8", "mean_hourly_auc", 4),
     ("8-16", "none", "period=8-16", "mean_hourly_auc", 4),
@@ -41,14 +43,16 @@ HOURS = tuple(f"hour={hour:02d}" for hour in range(24))
 Values = Mapping[tuple[str, str, str, str], Sequence[float]]
 
 
-def lsttm_section(results: Path) -> str:
-    """Return the tables of every data set, with the tests of LSTTM against each other row."""
+def lsttm_section(results: Path, *, of_main_data: bool) -> str:
+    """Return the tables of the main data set, or of the others, with LSTTM's tests against each row."""
     parts = []
     for name, title in TITLES.items():
         lines = read_lines(results / f"{name}.jsonl")
         tests = read_lines(results / f"{name}.tests.jsonl")
         described = read_lines(results / f"{name}.rows.jsonl")
         for data in dict.fromkeys(line["data"] for line in lines):
+            if (data == MAIN_DATA) is not of_main_data:
+                continue
             of_data = [[one for one in kind if one["data"] == data] for kind in (lines, tests, described)]
             parts += [f"### {title}: {DATA_IN_WORDS.get(data, data)}", "", *_tables(*of_data), ""]
     return "\n".join(parts).rstrip()

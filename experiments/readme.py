@@ -37,8 +37,8 @@ def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
 
     The README has LSTTM's tables, the evaluation's benchmark and of the samplers' benchmark what has a
     target; ``docs/samplers.md`` has all of that, ``docs/serving.md`` the online ranker's,
-    ``docs/lsttm_table.md`` that of training and scoring, and ``docs/main_job.md`` the tables of the main
-    job. A part stays as it is where the results hold none.
+    ``docs/lsttm_table.md`` LSTTM's tables on other data and the speed of training and scoring, and
+    ``docs/main_job.md`` the tables of the main job. A part stays as it is where the results hold none.
 
     Args:
         root: folder of the README and of ``docs``.
@@ -81,7 +81,8 @@ def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
     if benchmark.exists():
         add("docs/lsttm_table.md", "training", training_section(benchmark))
     if (results / "lsttm_table.jsonl").exists():
-        add("README.md", "lsttm", lsttm_section(results))
+        add("README.md", "lsttm", lsttm_section(results, of_main_data=True))
+        add("docs/lsttm_table.md", "other-data", lsttm_section(results, of_main_data=False))
     benchmark = results / SERVING_BENCHMARK
     if benchmark.exists():
         add("docs/serving.md", "serving", serving_section(benchmark))

@@ -106,7 +106,7 @@ def test_tables_hold_every_row_and_a_small_number_of_lines(root, finished):
 
 @pytest.mark.slow
 def test_markdown_and_figure_show_what_the_files_hold(root, finished):
-    text = lsttm_section(root / "results")
+    text = lsttm_section(root / "results", of_main_data=True)
     lines = read_lines(root / "results" / "lsttm_table.jsonl")
     both = value(lines, "DeepFM", "auc")
     (row,) = [line for line in text.splitlines() if line.startswith("| DeepFM | 0.")][:1]
@@ -126,8 +126,12 @@ def test_markdown_and_figure_show_what_the_files_hold(root, finished):
     assert svg.startswith("<?xml")
     readme = root / "README.md"
     readme.write_text("<!-- lsttm:begin --><!-- lsttm:end -->")
+    page = root / "docs" / "lsttm_table.md"
+    page.parent.mkdir()
+    page.write_text("<!-- other-data:begin -->\n<!-- other-data:end -->")
     update_pages(root, root / "results", {})
     assert text in readme.read_text()
+    assert "KuaiRand" not in page.read_text()
 
 
 def test_no_figure_without_hours(tmp_path):
@@ -209,7 +213,8 @@ def test_another_data_set_has_lines_of_its_own(root, finished, tmp_path):
     after = read_lines(results / "lsttm_table.jsonl")
     assert [line for line in after if line["data"] == "kuairand"] == before
     assert {line["model"] for line in after if line["data"] == "simulator"} == {"item CTR", "DeepFM"}
-    assert "### All rows: SIMULATED behaviour" in lsttm_section(results)
+    assert "### All rows: SIMULATED behaviour" in lsttm_section(results, of_main_data=False)
+    assert "SIMULATED" not in lsttm_section(results, of_main_data=True)
     finished.write_tables()
     assert len(read_lines(results / "lsttm_table.jsonl")) == len(after)
 
@@ -274,7 +279,7 @@ def test_as_of_the_query_has_a_table_of_its_own(root, finished, capsys):
     assert {line["data"] for line in lines} >= set(names)
     auc = {name: value([line for line in lines if line["data"] == name], "LSTTM", "auc") for name in names}
     assert auc["kuairand"] != auc["kuairand, as of the query"]
-    assert "as of the instant of each query" in lsttm_section(root / "results")
+    assert "as of the instant of each query" in lsttm_section(root / "results", of_main_data=False)
 
 
 def test_rows_that_go_by_periods_are_refused_as_of_the_query():
