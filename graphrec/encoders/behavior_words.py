@@ -1,0 +1,300 @@
+"""UserBERT's tokenisation: a user's histories as behavioural words.
+
+Li et al., "UserBERT: Modeling Long- and Short-Term User Preferences via Self-Supervision", 2022. A word holds
+a user's actions of one day, from 4 AM to 4 AM local time, or of one session, which a gap of more than 30
+minutes ends. All users, events and words go through the same few tensor operations, on any device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from graphrec.encoders.base import EncoderInput, History, HistoryRequest
+from graphrec.encoders.input_reader import take_rows
+from graphrec.encoders.local_clock import DAY_SECONDS, HOUR_SECONDS, LocalClock
+from graphrec.encoders.sentences import FIRST, BehaviorWords, UserSentences
+from graphrec.encoders.vocabulary import AttributeVocabularies
+from samplers import EdgeType
+from samplers.tables import with_zero
+
+ACTION = "action"
+"""Attribute of every event: which of the request's edge types it is of."""
+HOUR = "hour"
+"""Attribute of every event: its local hour of day."""
+SESSION_GAP = 30 * 60
+"""Seconds: a longer gap ends a session."""
+_DERIVED = (ACTION, HOUR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordKind:
+    """How one history becomes words.
+
+    Args:
+        request: the events; the window gives the positions their start, so there must be one.
+        word: what a word holds: the actions of a "day", of a "session", or one "action" alone.
+        position: "days" counts local days since the start of the window, "hours" whole hours.
+        derived: attributes made from an event's edge type and time: ``ACTION``, ``HOUR``.
+        max_words: the latest that are kept.
+
+    Raises:
+        ValueError: no window, an unknown option, an attribute named like a derived one, or none at all.
+
+    """
+
+    request: HistoryRequest
+    word: str
+    position: str
+    derived: tuple[str, ...] = _DERIVED
+    max_words: int = 128
+
+    def __post_init__(self) -> None:
+        if self.word not in ("day", "session", "action") or self.position not in ("days", "hours"):
+            raise ValueError(
+                'word must be "day", "session" or "action" and position "days" or "hours", got '
+                f"{self.word!r} and {self.position!r}"
+            )
+        if self.request.window is None:
+            raise ValueError("positions count from the start of a window: give the request a window")
+        if not set(self.derived) <= set(_DERIVED) or set(_DERIVED) & set(self.request.names):
+            raise ValueError(
+                f"derived attributes are {list(_DERIVED)}, and no other may have their names: got "
+                f"{list(self.derived)} beside {list(self.request.names)}"
+            )
+        if not self.attributes or self.max_words < 1:
+            raise ValueError(
+                f"words need an attribute and max_words of at least 1, got {list(self.attributes)} and "
+                f"{self.max_words}"
+            )
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the columns of ``BehaviorWords.code``."""
+        return (*self.derived, *self.request.names)
+
+    def num_positions(self, clock: LocalClock) -> int:
+        """Return one more than the largest position, the days on which clocks are set back included."""
+        assert self.request.window is not None
+        length = self.request.window - self.request.offset
+        if self.position == "hours":
+            return (length - 1) // HOUR_SECONDS + 1
+        return (length - 1 + clock.widest_turn) // DAY_SECONDS + 2
+
+
+def long_words(
+    edge_types: Sequence[EdgeType],
+    *,
+    attributes: Sequence[str] = (),
+    fields: Sequence[str] = (),
+    days: int = 365,
+    recent_days: int = 7,
+    max_words: int = 128,
+) -> WordKind:
+    """Return UserBERT's long-term behaviour: a word a day, older than the recent days.
+
+    Args:
+        edge_types: purchases and the like.
+        attributes: of the edges.
+        fields: of the neighbours.
+        days: length of the window, the recent days included.
+        recent_days: how many are left to the short-term words.
+        max_words: the latest that are kept.
+
+    """
+    request = HistoryRequest(
+        edge_types=tuple(edge_types),
+        window=days * DAY_SECONDS,
+        offset=recent_days * DAY_SECONDS,
+        attributes=tuple(attributes),
+        fields=tuple(fields),
+    )
+    return WordKind(request=request, word="day", position="days", max_words=max_words)
+
+
+def short_words(
+    edge_types: Sequence[EdgeType],
+    *,
+    attributes: Sequence[str] = (),
+    fields: Sequence[str] = (),
+    days: int = 7,
+    max_words: int = 128,
+) -> WordKind:
+    """Return UserBERT's short-term behaviour: a word a session of the last days.
+
+    Args:
+        edge_types: clicks, searches, page views.
+        attributes: of the edges.
+        fields: of the neighbours.
+        days: length of the window.
+        max_words: the latest that are kept.
+
+    """
+    request = HistoryRequest(
+        edge_types=tuple(edge_types),
+        window=days * DAY_SECONDS,
+        attributes=tuple(attributes),
+        fields=tuple(fields),
+    )
+    return WordKind(request=request, word="session", position="hours", max_words=max_words)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SentenceTokenizer:
+    """From what a reader returns to sentences.
+
+    Args:
+        kinds: words by kind, in the order of the segments.
+        vocabularies: of the kinds' attributes and fields; one that two kinds name has the same codes in both.
+        profile: vocabularies of the queries' static fields; None for sentences without a profile.
+        time_zone: of the users: an IANA name or a shift such as +08:00.
+
+    Raises:
+        ValueError: an attribute was not fitted, or an unknown time zone.
+
+    """
+
+    kinds: Mapping[str, WordKind]
+    vocabularies: AttributeVocabularies
+    profile: AttributeVocabularies | None = None
+    time_zone: str
+
+    def __post_init__(self) -> None:
+        names = {name for kind in self.kinds.values() for name in kind.request.names}
+        missing = sorted(names - set(self.vocabularies.names))
+        if missing:
+            raise ValueError(
+                f"attributes {missing} were not fitted, there are {list(self.vocabularies.names)}: "
+                "fit the vocabularies on the same requests"
+            )
+        assert self.clock  # an unknown time zone raises here
+
+    @cached_property
+    def clock(self) -> LocalClock:
+        """The users' clock."""
+        return LocalClock.of_zone(self.time_zone)
+
+    @property
+    def requests(self) -> dict[str, HistoryRequest]:
+        """The histories that an ``InputReader`` must read."""
+        return {name: kind.request for name, kind in self.kinds.items()}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The static fields that an ``InputReader`` must read."""
+        return () if self.profile is None else self.profile.names
+
+    @property
+    def num_codes(self) -> dict[str, tuple[int, ...]]:
+        """By kind, how many codes each column of ``BehaviorWords.code`` has."""
+        sizes = {name: {**self.vocabularies.num_codes, HOUR: FIRST + 24} for name in self.kinds}
+        for name, kind in self.kinds.items():
+            sizes[name][ACTION] = FIRST + len(kind.request.edge_types)
+        return {
+            name: tuple(sizes[name][attribute] for attribute in kind.attributes)
+            for name, kind in self.kinds.items()
+        }
+
+    @property
+    def num_positions(self) -> dict[str, int]:
+        """By kind, one more than the largest position."""
+        return {name: kind.num_positions(self.clock) for name, kind in self.kinds.items()}
+
+    @property
+    def num_profile_codes(self) -> tuple[int, ...]:
+        """How many codes each column of ``UserSentences.profile`` has."""
+        return () if self.profile is None else tuple(self.profile.num_codes[name] for name in self.fields)
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if a vocabulary saw anything at or after the first label window begins.
+
+        Raises:
+            ValueError: ``fit_until`` is later than ``label_start``.
+
+        """
+        self.vocabularies.check_before(label_start)
+        if self.profile is not None:
+            self.profile.check_before(label_start)
+
+    def tokenize(self, inputs: EncoderInput) -> UserSentences:
+        """Turn histories and profiles into sentences, one a query, on the device of the inputs.
+
+        Every event of a history is in one word; words and their actions are in the order of time.
+
+        Raises:
+            ValueError: a history is missing, or of other columns than the kind's.
+
+        """
+        missing = [name for name in self.kinds if name not in inputs.histories]
+        if missing:
+            raise ValueError(f"no histories {missing}, there are {list(inputs.histories)}: read the requests")
+        profile = inputs.node.new_zeros(len(inputs), 0)
+        if self.profile is not None and self.fields:
+            profile = self.profile.codes(inputs.fields, self.fields)
+        return UserSentences(
+            words={
+                name: self._words(kind, inputs, inputs.histories[name]) for name, kind in self.kinds.items()
+            },
+            profile=profile,
+        )
+
+    def _words(self, kind: WordKind, inputs: EncoderInput, history: History) -> BehaviorWords:
+        events, units = history.events, inputs.units_per_second
+        query = events.query_of_event()
+        starts = self._word_starts(kind, query, events.time, units)
+        first_event = starts.nonzero().flatten()
+        query_of_word = query[first_event]
+        num_words = torch.bincount(query_of_word, minlength=len(inputs))
+        # the latest words of a query are its last ones
+        place_from_end = num_words.cumsum(0)[query_of_word] - torch.arange(
+            len(first_event), device=query.device
+        )
+        keep_word = place_from_end <= kind.max_words
+        word_of_event = starts.cumsum(0) - 1
+        keep_event = keep_word[word_of_event].nonzero().flatten()
+        num_actions = torch.bincount(word_of_event, minlength=len(first_event))[keep_word]
+        first_event, query_of_word = first_event[keep_word], query_of_word[keep_word]
+        return BehaviorWords(
+            ptr=with_zero(num_words.clamp(max=kind.max_words).cumsum(0)),
+            position=self._positions(kind, events.time[first_event], inputs.time[query_of_word], units),
+            action_ptr=with_zero(num_actions.cumsum(0)),
+            code=self._codes(kind, history, keep_event, units),
+        )
+
+    def _word_starts(
+        self, kind: WordKind, query: Tensor, time: Tensor, units: int
+    ) -> Bool[Tensor, " num_events"]:
+        """Say which events are the first of a word; events are sorted by query, then by time."""
+        starts = torch.ones_like(query, dtype=torch.bool)
+        if kind.word == "day":
+            starts[1:] = self.clock.day(time, units).diff() != 0
+        elif kind.word == "session":
+            starts[1:] = time.diff() > SESSION_GAP * units
+        starts[1:] |= query.diff() != 0
+        return starts
+
+    def _positions(
+        self, kind: WordKind, time: Tensor, query_time: Tensor, units: int
+    ) -> Int64[Tensor, " num_words"]:
+        assert kind.request.window is not None
+        start = query_time - kind.request.window * units
+        if kind.position == "days":
+            return self.clock.day(time, units) - self.clock.day(start, units)
+        return (time - start).div(HOUR_SECONDS * units, rounding_mode="floor")
+
+    def _codes(
+        self, kind: WordKind, history: History, event: Tensor, units: int
+    ) -> Int64[Tensor, "num_actions num_attributes"]:
+        edge_type, time = history.events.edge_type, history.events.time[event]
+        assert edge_type is not None  # a reader's histories name their edge types
+        columns = [
+            FIRST + (edge_type[event] if name == ACTION else self.clock.hour(time, units))
+            for name in kind.derived
+        ]
+        if kind.request.names:
+            table = take_rows(history.columns, event)
+            columns += self.vocabularies.codes(table, kind.request.names).unbind(1)
+        return torch.stack(columns, dim=1)
