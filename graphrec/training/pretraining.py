@@ -1,0 +1,239 @@
+"""Pre-training of UserBERT on the sentences of many queries, and the files of pre-trained encoders."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from graphrec.encoders.sentence_batches import LengthLoader, sentence_length, take_sentences
+from graphrec.encoders.sentences import UserSentences
+from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
+from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
+from graphrec.training.loop import OptimizerConfig, TrainingPoint, train_steps
+from graphrec.training.masked_words import (
+    MaskedSentences,
+    MaskedWordModel,
+    TargetSampler,
+    class_counts,
+    mask_words,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """How UserBERT is pre-trained; the defaults are the paper's where it names a value.
+
+    Attributes:
+        epochs: passes over the sentences.
+        batch_size: sentences a step.
+        learning_rate: of Adam, for all weights.
+        decay: whether the rate falls linearly to zero over the run (BERT's; the paper names none).
+        chosen_share: of a sentence's words.
+        zeroed_share: of the chosen words.
+        num_sampled: classes that stand for all in the softmax of an attribute with more; ``None``: all.
+        mixed_precision: products in bfloat16. It pays on a GPU.
+        random_seed: keys batches, masks and samples. Dropout draws from torch's generator.
+
+    """
+
+    epochs: int = 3
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    decay: bool = False
+    chosen_share: float = 0.15
+    zeroed_share: float = 0.8
+    num_sampled: int | None = None
+    mixed_precision: bool = False
+    random_seed: int = 0
+
+    def optimizer(self) -> OptimizerConfig:
+        """Return the loop's options: AdamW without weight decay is Adam."""
+        return OptimizerConfig(
+            name="adamw",
+            learning_rate=self.learning_rate,
+            embedding_learning_rate=self.learning_rate,
+            weight_decay=0.0,
+            decay=self.decay,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+        )
+
+
+def pretrain(
+    model: MaskedWordModel,
+    sentences: UserSentences,
+    query_time: Int64[Tensor, " num_queries"],
+    *,
+    fit_until: int,
+    config: PretrainingConfig = PretrainingConfig(),
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 500,
+    log_every: int = 50,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[TrainingPoint]:
+    """Fit a model in place by masked multi-label classification and return the training curve.
+
+    Sentences without a word are left out. The output layers' biases start from the classes' counts, unless
+    the encoder was pre-trained before; it then goes on. Where
+    ``checkpoint`` exists, training goes on from it and ends with the same weights as without a break, as in
+    :func:`graphrec.training.loop.train`. ``model.encoder.fit_until`` becomes ``fit_until``.
+
+    Args:
+        model: on the device to train on.
+        sentences: of the queries, on any device.
+        query_time: of each query: its sentence holds earlier events alone.
+        fit_until: the earliest label window that the encoder may serve begins then or later.
+        config: options.
+        checkpoint: file to write and to resume from.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps that a point of the curve averages.
+        on_step: called with (steps done, steps in all), for progress.
+
+    Raises:
+        ValueError: a query time lies after ``fit_until``; a code or position has no row in the model's
+            tables; no sentence has a word; or the checkpoint was made until another time.
+
+    """
+    _check(model, sentences, query_time, fit_until)
+    with_words = sentence_length(sentences).nonzero()[:, 0].cpu()
+    if not len(with_words):
+        raise ValueError(f"none of {len(sentences)} sentences has a word: nothing to pre-train on")
+    encoder, device = model.encoder, model.encoder.first.device
+    counts = class_counts(sentences, model)
+    if encoder.fit_until is None:
+        model.start_from_counts(counts)
+    encoder.fit_until = fit_until if encoder.fit_until is None else max(fit_until, encoder.fit_until)
+    sampler = None
+    if config.num_sampled is not None:
+        sampler = TargetSampler(counts, config.num_sampled, random_seed=config.random_seed)
+
+    def loader(epoch: int) -> LengthLoader[MaskedSentences]:
+        def collate(index: Tensor) -> MaskedSentences:
+            query = with_words[index]
+            batch = mask_words(
+                take_sentences(sentences, query),
+                query,
+                chosen_share=config.chosen_share,
+                zeroed_share=config.zeroed_share,
+                random_seed=config.random_seed,
+                epoch=epoch,
+            )
+            # the first query of a batch names it among the epoch's
+            return batch if sampler is None else sampler.add_to(batch, epoch, int(query[0]))
+
+        return LengthLoader(
+            sentence_length(sentences)[with_words.to(sentences.profile.device)],
+            batch_size=config.batch_size,
+            collate=collate,
+            shuffle=True,
+            random_seed=config.random_seed,
+        )
+
+    def backward(batch: MaskedSentences) -> Tensor:
+        precision = torch.autocast(device.type, torch.bfloat16) if config.mixed_precision else nullcontext()
+        with precision:
+            loss: Tensor = model(batch.to(device))
+        loss.backward()
+        return loss.detach()
+
+    return train_steps(
+        model,
+        lambda epoch, start: loader(epoch).batches(epoch, start_batch=start),
+        backward,
+        num_batches=len(loader(0)),
+        config=config.optimizer(),
+        device=device,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        on_step=on_step,
+    )
+
+
+def _check(model: MaskedWordModel, sentences: UserSentences, query_time: Tensor, fit_until: int) -> None:
+    if len(query_time) != len(sentences):
+        raise ValueError(f"each sentence needs one query time: {len(sentences)} and {len(query_time)}")
+    model.encoder.sizes.check(sentences)
+    late = query_time > fit_until
+    if bool(late.any()):
+        raise ValueError(
+            f"{int(late.sum())} of {len(query_time)} query times lie after fit_until={fit_until}, the latest "
+            f"at {int(query_time.max())}: their sentences may hold events of label windows; leave them out"
+        )
+
+
+@torch.no_grad()
+def masked_word_loss(
+    model: MaskedWordModel,
+    sentences: UserSentences,
+    *,
+    batch_size: int = 64,
+    chosen_share: float = 0.15,
+    zeroed_share: float = 0.8,
+    random_seed: int = 0,
+) -> dict[str, list[float]]:
+    """Return the loss of each kind's attributes, a mean over the chosen words, on sentences held out.
+
+    The softmax is over all classes. The model is left in evaluation mode.
+    """
+    model.eval()
+    model.encoder.sizes.check(sentences)
+    device = model.encoder.first.device
+    total = {kind: [0.0] * len(size.num_codes) for kind, size in model.encoder.sizes.words.items()}
+    num_chosen = dict.fromkeys(total, 0)
+
+    def collate(query: Tensor) -> MaskedSentences:
+        return mask_words(
+            take_sentences(sentences, query),
+            query,
+            chosen_share=chosen_share,
+            zeroed_share=zeroed_share,
+            random_seed=random_seed,
+        )
+
+    loader = LengthLoader(sentence_length(sentences), batch_size=batch_size, collate=collate)
+    for batch in loader.batches():
+        for kind, losses in model.losses(batch.to(device)).items():
+            num_chosen[kind] += len(batch.chosen[kind].word)
+            total[kind] = [before + float(loss) for before, loss in zip(total[kind], losses, strict=True)]
+    return {kind: [value / max(num_chosen[kind], 1) for value in values] for kind, values in total.items()}
+
+
+def save_encoder(path: Path, encoder: UserBERT) -> None:
+    """Write an encoder: sizes, options, weights and ``fit_until``; whole or not at all."""
+    sizes = {
+        "words": {
+            kind: {"num_codes": list(size.num_codes), "num_positions": size.num_positions}
+            for kind, size in encoder.sizes.words.items()
+        },
+        "profile": list(encoder.sizes.profile),
+    }
+    save_checkpoint(path, {"sizes": sizes, "options": encoder.options, "state": encoder.state_dict()})
+
+
+def load_encoder(path: Path, *, label_start: int, device: torch.device | str = "cpu") -> UserBERT:
+    """Read what :func:`save_encoder` wrote, in evaluation mode.
+
+    Args:
+        path: of the file.
+        label_start: time of the first label that the encoder will be used for.
+        device: where it is to lie.
+
+    Raises:
+        ValueError: pre-training saw data at or after ``label_start``, or the file was cut short.
+
+    """
+    saved = load_checkpoint(path, device=device)
+    words = {
+        kind: WordSizes(num_codes=tuple(size["num_codes"]), num_positions=size["num_positions"])
+        for kind, size in saved["sizes"]["words"].items()
+    }
+    sizes = SentenceSizes(words=words, profile=tuple(saved["sizes"]["profile"]))
+    encoder = UserBERT(sizes, **saved["options"])
+    encoder.load_state_dict(saved["state"])
+    encoder.check_before(label_start)
+    return encoder.to(device).eval()
