@@ -1,6 +1,6 @@
-"""Mini-batches of sentences: those of chosen queries, and sentences of about equal length together."""
+"""Sentences of chosen queries, of several parts together, and mini-batches of about equal length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -22,6 +22,37 @@ def take_sentences(sentences: UserSentences, query: Int64[Tensor, " num_chosen"]
         words={kind: _take_words(words, query) for kind, words in sentences.words.items()},
         profile=sentences.profile[query],
     )
+
+
+def concatenate_sentences(parts: Sequence[UserSentences]) -> UserSentences:
+    """Put sentences of the same kinds of words and profile fields behind one another.
+
+    Raises:
+        ValueError: there is no part, or the kinds differ.
+
+    """
+    if not parts:
+        raise ValueError("nothing to concatenate: at least one part is needed")
+    kinds = [list(part.words) for part in parts]
+    if any(other != kinds[0] for other in kinds):
+        raise ValueError(f"all parts must have the same kinds of words, got {kinds}")
+    return UserSentences(
+        words={
+            kind: BehaviorWords(
+                ptr=_join([part.words[kind].ptr for part in parts]),
+                position=torch.cat([part.words[kind].position for part in parts]),
+                action_ptr=_join([part.words[kind].action_ptr for part in parts]),
+                code=torch.cat([part.words[kind].code for part in parts]),
+            )
+            for kind in kinds[0]
+        },
+        profile=torch.cat([part.profile for part in parts]),
+    )
+
+
+def _join(ptrs: Sequence[Tensor]) -> Tensor:
+    """Boundaries of all parts' rows, each part behind the one before."""
+    return with_zero(torch.cat([ptr.diff() for ptr in ptrs]).cumsum(0))
 
 
 def sentence_length(sentences: UserSentences) -> Int64[Tensor, " num_queries"]:

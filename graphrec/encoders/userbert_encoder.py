@@ -1,0 +1,91 @@
+"""UserBERT behind the contract of a node-feature encoder: a tokeniser in front of the model."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
+from graphrec.encoders.behavior_words import SentenceTokenizer
+from graphrec.encoders.input_reader import InputReader
+from graphrec.encoders.sentence_batches import concatenate_sentences
+from graphrec.encoders.sentences import UserSentences
+from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
+
+
+class UserBERTEncoder(NodeEncoder[UserSentences]):
+    """From a node's histories to UserBERT's vector of it.
+
+    Args:
+        tokenizer: makes the sentences.
+        bert: encodes them, pre-trained or new.
+
+    Raises:
+        ValueError: the two are of other vocabularies or windows.
+
+    """
+
+    def __init__(self, tokenizer: SentenceTokenizer, bert: UserBERT) -> None:
+        super().__init__()
+        wanted, found = sizes_of(tokenizer), bert.sizes
+        if (list(wanted.words), wanted) != (list(found.words), found):
+            raise ValueError(
+                f"the tokenizer makes sentences of {wanted}, the model reads those of {found}: take the "
+                "tokenizer that the model was made for"
+            )
+        self.tokenizer, self.bert, self.out_channels = tokenizer, bert, bert.out_channels
+        self.requests: Mapping[str, HistoryRequest] = tokenizer.requests
+        self.fields = tokenizer.fields
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if a vocabulary or the pre-training may have seen anything at or after the first label.
+
+        Raises:
+            ValueError: ``fit_until`` of either is later than ``label_start``.
+
+        """
+        self.tokenizer.check_before(label_start)
+        self.bert.check_before(label_start)
+
+    def prepare(self, inputs: EncoderInput) -> UserSentences:
+        """Turn histories into sentences, one a query."""
+        return self.tokenizer.tokenize(inputs)
+
+    def forward(self, prepared: UserSentences) -> Float[Tensor, "num_queries channels"]:
+        """Return the output of the first token of each sentence."""
+        vector: Tensor = self.bert(prepared)
+        return vector
+
+
+def sizes_of(tokenizer: SentenceTokenizer) -> SentenceSizes:
+    """Return how large the tables of a model for this tokenizer's sentences must be."""
+    num_codes, num_positions = tokenizer.num_codes, tokenizer.num_positions
+    return SentenceSizes(
+        words={
+            kind: WordSizes(num_codes=num_codes[kind], num_positions=num_positions[kind])
+            for kind in tokenizer.kinds
+        },
+        profile=tokenizer.num_profile_codes,
+    )
+
+
+def read_sentences(
+    reader: InputReader,
+    tokenizer: SentenceTokenizer,
+    node: Int64[Tensor, " num_queries"],
+    time: Int64[Tensor, " num_queries"],
+    *,
+    max_events: int = 1_000_000,
+) -> UserSentences:
+    """Read and tokenise the histories of many queries, at most so many events at a time.
+
+    Raises:
+        ValueError: there is no query, or as :meth:`InputReader.read_in_chunks`.
+
+    """
+    if not len(node):
+        raise ValueError("there is no query to read sentences for")
+    chunks = reader.read_in_chunks(node, time, max_events=max_events)
+    with torch.no_grad():
+        return concatenate_sentences([tokenizer.tokenize(chunk) for chunk in chunks])
