@@ -4,6 +4,7 @@ import math
 import signal
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from graphrec.encoders.sentences import FIRST, BehaviorWords, UserSentences
 from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
 from graphrec.training.checkpoint import load_checkpoint
-from graphrec.training.masked_words import MaskedWordModel
+from graphrec.training.masked_words import MaskedWordModel, mask_words
 from graphrec.training.pretraining import (
     PretrainingConfig,
     load_encoder,
@@ -141,6 +142,26 @@ def test_resumes_to_the_same_bits_after_breaks(tmp_path, undisturbed):
         ValueError, match="weights were fitted on data until 10, this encoder until 11: delete"
     ):
         fit(checkpoint, fit_until=11)
+
+
+def test_every_sentence_with_a_word_comes_once_an_epoch_with_masks_of_its_own(monkeypatch):
+    seen, masks = Counter(), Counter()
+
+    def recorded(sentences, query, **options):
+        batch = mask_words(sentences, query, **options)
+        assert (options["chosen_share"], options["zeroed_share"]) == (0.15, 0.8)
+        seen.update((options["epoch"], number) for number in query.tolist())
+        owner = torch.arange(len(query)).repeat_interleave(sentences.words["short"].ptr.diff())
+        words = batch.chosen["short"].word
+        places = words - sentences.words["short"].ptr[owner[words]]
+        masks.update(zip(query[owner[words]].tolist(), places.tolist(), strict=True))
+        return batch
+
+    monkeypatch.setattr("graphrec.training.pretraining.mask_words", recorded)
+    fit()
+    with_words = [number for number, counts in enumerate(COUNTS) if sum(counts)]
+    assert seen == Counter({(epoch, number): 1 for epoch in (0, 1) for number in with_words})
+    assert {1, 2} <= set(masks.values())  # some words are chosen in one epoch alone
 
 
 @pytest.mark.slow

@@ -176,8 +176,16 @@ def test_batches_of_like_length_hold_every_seed_once():
     batches = list(loader.batches(1))
     assert [len(batch) for batch in batches] == 25 * [4] + [3]
     assert sorted(torch.cat(batches).tolist()) == list(range(103))
-    spread = [int(length[batch].max() - length[batch].min()) for batch in batches[:-1]]
-    assert sum(spread) / len(spread) <= 2.5  # 8 in a random batch of all
+
+    def spread(pool_size):
+        """Mean difference of the longest and the shortest of a batch."""
+        loader = LengthLoader(
+            length, batch_size=4, collate=lambda i: length[i], shuffle=True, pool_size=pool_size
+        )
+        whole = list(loader.batches())[:-1]
+        return sum(int(batch.max() - batch.min()) for batch in whole) / len(whole)
+
+    assert spread(25) < 1 < spread(5) < 2.5 < 4 < spread(1)
     means = torch.stack([length[batch].double().mean() for batch in batches])
     assert not means.equal(means.sort().values)  # dealt in another order than by length
     assert all(map(torch.equal, batches[9:], loader.batches(1, start_batch=9)))
