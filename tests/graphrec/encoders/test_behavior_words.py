@@ -22,6 +22,7 @@ from graphrec.encoders.behavior_words import (
     short_words,
 )
 from graphrec.encoders.input_reader import InputReader
+from graphrec.encoders.sentence_encoder import SentenceEncoder
 from graphrec.encoders.sentences import FIRST, MISSING, RARE
 from graphrec.encoders.vocabulary import fit_profile, fit_vocabularies
 
@@ -338,3 +339,26 @@ def test_a_tokenizer_names_what_is_missing():
     reader = InputReader(graph, "user", tokenizer.requests)
     without_profile = tokenizer.tokenize(reader.read(torch.tensor([0, 1]), torch.tensor([QUERY_TIME] * 2)))
     assert without_profile.profile.shape == (2, 0)
+
+
+class MeanAction(torch.nn.Module):
+    """The mean code of each query's actions, and its profile."""
+
+    def forward(self, sentences):
+        words = sentences.words["long"]
+        actions = words.action_ptr[words.ptr]
+        query = torch.arange(len(sentences)).repeat_interleave(actions.diff())
+        total = torch.zeros(len(sentences), words.code.shape[1]).index_add_(0, query, words.code.float())
+        return torch.cat([total / actions.diff()[:, None].clamp(min=1), sentences.profile], dim=1)
+
+
+def test_a_model_of_sentences_is_an_encoder_of_nodes():
+    graph = graph_of(BY_HAND)
+    kinds = {"long": replace(long_words(EDGE_TYPES, days=21), derived=(HOUR,))}
+    tokenizer, _ = fitted(graph, kinds, fit_until=at(2017, 1, 1))
+    encoder = SentenceEncoder(tokenizer, MeanAction(), out_channels=3)
+    reader = InputReader(graph, "user", encoder.requests, fields=encoder.fields)
+    vectors = encoder(encoder.prepare(reader.read(torch.tensor([2, 1]), torch.tensor([QUERY_TIME] * 2))))
+    # user 2 has no word; user 1 one of 11 o'clock
+    assert vectors.tolist() == [[0.0, FIRST, MISSING], [FIRST + 11, MISSING, FIRST + 1]]
+    assert vectors.shape[1] == encoder.out_channels

@@ -173,6 +173,16 @@ def test_an_event_known_late_is_older_than_the_offset_and_read_once():
     assert inputs.histories["recent"].events.ptr.tolist() == [0, 0, 0]
 
 
+def test_what_the_offset_leaves_out_does_not_count_as_an_event():
+    events = [LAST[2]._replace(time=time, available_time=time) for time in (1, 2, 3, 8, 9)]
+    request = HistoryRequest(edge_types=TO_USERS, max_events=2, offset=5)
+    reader = InputReader(graph_of([*events, *LAST]), "user", {"older": request})
+    assert reader.read(torch.tensor([0]), torch.tensor([10])).histories["older"].events.time.tolist() == [
+        2,
+        3,
+    ]
+
+
 def test_requests_are_in_seconds_where_times_are_in_milliseconds():
     frame = frame_of([LAST[2]._replace(time=t, available_time=t) for t in (2_998, 2_999, 4_998, 4_999)])
     log = read_events(frame, schema=EventSchema(time_bounds=None, time_unit="ms", resolution="ms"))
