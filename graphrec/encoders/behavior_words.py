@@ -17,6 +17,7 @@ from graphrec.encoders.base import EncoderInput, History, HistoryRequest
 from graphrec.encoders.input_reader import take_rows
 from graphrec.encoders.local_clock import DAY_SECONDS, HOUR_SECONDS, LocalClock
 from graphrec.encoders.sentences import FIRST, BehaviorWords, UserSentences
+from graphrec.encoders.userbert import SentenceSizes, WordSizes
 from graphrec.encoders.vocabulary import AttributeVocabularies
 from samplers import EdgeType
 from samplers.tables import with_zero
@@ -188,25 +189,18 @@ class SentenceTokenizer:
         return () if self.profile is None else self.profile.names
 
     @property
-    def num_codes(self) -> dict[str, tuple[int, ...]]:
-        """By kind, how many codes each column of ``BehaviorWords.code`` has."""
-        sizes = {name: {**self.vocabularies.num_codes, HOUR: FIRST + 24} for name in self.kinds}
+    def sizes(self) -> SentenceSizes:
+        """How many codes and positions there are: what models size their tables by."""
+        words = {}
         for name, kind in self.kinds.items():
-            sizes[name][ACTION] = FIRST + len(kind.request.edge_types)
-        return {
-            name: tuple(sizes[name][attribute] for attribute in kind.attributes)
-            for name, kind in self.kinds.items()
-        }
-
-    @property
-    def num_positions(self) -> dict[str, int]:
-        """By kind, one more than the largest position."""
-        return {name: kind.num_positions(self.clock) for name, kind in self.kinds.items()}
-
-    @property
-    def num_profile_codes(self) -> tuple[int, ...]:
-        """How many codes each column of ``UserSentences.profile`` has."""
-        return () if self.profile is None else tuple(self.profile.num_codes[name] for name in self.fields)
+            derived = {ACTION: FIRST + len(kind.request.edge_types), HOUR: FIRST + 24}
+            num_codes = {**self.vocabularies.num_codes, **derived}
+            words[name] = WordSizes(
+                num_codes=tuple(num_codes[attribute] for attribute in kind.attributes),
+                num_positions=kind.num_positions(self.clock),
+            )
+        profile = () if self.profile is None else tuple(self.profile.num_codes[name] for name in self.fields)
+        return SentenceSizes(words=words, profile=profile)
 
     def check_before(self, label_start: int) -> None:
         """Raise if a vocabulary saw anything at or after the first label window begins.

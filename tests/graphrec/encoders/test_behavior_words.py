@@ -24,6 +24,7 @@ from graphrec.encoders.behavior_words import (
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.sentence_encoder import SentenceEncoder
 from graphrec.encoders.sentences import FIRST, MISSING, RARE
+from graphrec.encoders.userbert import SentenceSizes, WordSizes
 from graphrec.encoders.vocabulary import fit_profile, fit_vocabularies
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -139,9 +140,15 @@ def test_words_written_by_hand(resolution):
     assert [written_out(words, 2) for words in sentences.words.values()] == [[], []]
     # York is the one city; three ages make three bins at most
     assert sentences.profile.tolist() == [[FIRST, FIRST], [MISSING, FIRST + 1], [FIRST, MISSING]]
-    assert tokenizer.num_codes == dict.fromkeys(kinds, (FIRST + 2, FIRST + 24, FIRST + 2, FIRST + 2))
-    assert tokenizer.num_positions == {"long": 14 + 2, "short": 7 * 24}
-    assert tokenizer.num_profile_codes == (FIRST + 1, FIRST + 2)
+    num_codes = (FIRST + 2, FIRST + 24, FIRST + 2, FIRST + 2)
+    assert tokenizer.sizes == SentenceSizes(
+        words={
+            "long": WordSizes(num_codes=num_codes, num_positions=14 + 2),
+            "short": WordSizes(num_codes=num_codes, num_positions=7 * 24),
+        },
+        profile=(FIRST + 1, FIRST + 2),
+    )
+    tokenizer.sizes.check(sentences)
     tokenizer.check_before(at(2017, 1, 1) * units)
     with pytest.raises(ValueError, match="labels begin at"):
         tokenizer.check_before(at(2017, 1, 1) * units - 1)
@@ -259,7 +266,7 @@ def test_words_match_the_slow_reference(drawn, chosen):
     assert words.action_ptr[-1] == len(words.code)
     if words.num_words:
         assert int(words.position.min()) >= 0
-        assert int(words.position.max()) < tokenizer.num_positions["some"]
+        assert int(words.position.max()) < tokenizer.sizes.words["some"].num_positions
         assert bool((words.action_ptr.diff() > 0).all())
 
 
