@@ -1,20 +1,18 @@
 """UserBERT behind the contract of a node-feature encoder: a tokeniser in front of the model."""
 
-from collections.abc import Mapping
-
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
 from graphrec.encoders.behavior_words import SentenceTokenizer
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.sentence_batches import concatenate_sentences
+from graphrec.encoders.sentence_encoder import SentenceEncoder
 from graphrec.encoders.sentences import UserSentences
-from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
+from graphrec.encoders.userbert import UserBERT
 
 
-class UserBERTEncoder(NodeEncoder[UserSentences]):
+class UserBERTEncoder(SentenceEncoder):
     """From a node's histories to UserBERT's vector of it.
 
     Args:
@@ -27,16 +25,19 @@ class UserBERTEncoder(NodeEncoder[UserSentences]):
     """
 
     def __init__(self, tokenizer: SentenceTokenizer, bert: UserBERT) -> None:
-        super().__init__()
-        wanted, found = sizes_of(tokenizer), bert.sizes
+        wanted, found = tokenizer.sizes, bert.sizes
         if (list(wanted.words), wanted) != (list(found.words), found):
             raise ValueError(
                 f"the tokenizer makes sentences of {wanted}, the model reads those of {found}: take the "
                 "tokenizer that the model was made for"
             )
-        self.tokenizer, self.bert, self.out_channels = tokenizer, bert, bert.out_channels
-        self.requests: Mapping[str, HistoryRequest] = tokenizer.requests
-        self.fields = tokenizer.fields
+        super().__init__(tokenizer, bert, out_channels=bert.out_channels)
+
+    @property
+    def bert(self) -> UserBERT:
+        """The model."""
+        assert isinstance(self.model, UserBERT)
+        return self.model
 
     def check_before(self, label_start: int) -> None:
         """Raise if a vocabulary or the pre-training may have seen anything at or after the first label.
@@ -47,27 +48,6 @@ class UserBERTEncoder(NodeEncoder[UserSentences]):
         """
         self.tokenizer.check_before(label_start)
         self.bert.check_before(label_start)
-
-    def prepare(self, inputs: EncoderInput) -> UserSentences:
-        """Turn histories into sentences, one a query."""
-        return self.tokenizer.tokenize(inputs)
-
-    def forward(self, prepared: UserSentences) -> Float[Tensor, "num_queries channels"]:
-        """Return the output of the first token of each sentence."""
-        vector: Tensor = self.bert(prepared)
-        return vector
-
-
-def sizes_of(tokenizer: SentenceTokenizer) -> SentenceSizes:
-    """Return how large the tables of a model for this tokenizer's sentences must be."""
-    num_codes, num_positions = tokenizer.num_codes, tokenizer.num_positions
-    return SentenceSizes(
-        words={
-            kind: WordSizes(num_codes=num_codes[kind], num_positions=num_positions[kind])
-            for kind in tokenizer.kinds
-        },
-        profile=tokenizer.num_profile_codes,
-    )
 
 
 def read_sentences(

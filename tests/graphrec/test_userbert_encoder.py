@@ -12,7 +12,7 @@ from graphrec.encoders.behavior_words import SentenceTokenizer, long_words, shor
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.sentence_batches import concatenate_sentences, take_sentences
 from graphrec.encoders.userbert import UserBERT
-from graphrec.encoders.userbert_encoder import UserBERTEncoder, read_sentences, sizes_of
+from graphrec.encoders.userbert_encoder import UserBERTEncoder, read_sentences
 from graphrec.encoders.vocabulary import fit_profile, fit_vocabularies
 from graphrec.training.masked_words import MaskedWordModel
 from graphrec.training.pretraining import PretrainingConfig, load_encoder, pretrain, save_encoder
@@ -72,7 +72,7 @@ def pretrained(graph):
     time = torch.tensor([25, 30, 35, 40]).repeat_interleave(6) * DAY
     sentences = read_sentences(reader, tokenizer, user, time, max_events=200)
     torch.manual_seed(0)
-    bert = UserBERT(sizes_of(tokenizer), channels=16, num_blocks=2)
+    bert = UserBERT(tokenizer.sizes, channels=16, num_blocks=2)
     config = PretrainingConfig(epochs=2, batch_size=8)
     pretrain(MaskedWordModel(bert), sentences, time, fit_until=FIT_UNTIL, config=config)
     return UserBERTEncoder(tokenizer, bert), reader
