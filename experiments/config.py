@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
 
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
 from graphrec.training.long_term import LongTermConfig
@@ -85,6 +86,9 @@ class LSTTMConfig:
     plain_first: OptimizerConfig | None = None
     online: OnlineConfig = OnlineConfig()
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
@@ -115,6 +119,8 @@ class BaselineConfig:
     preference: PreferenceConfig | None = None
 
     def __post_init__(self) -> None:
+        _check_sizes(self)
+        check_whole_numbers(self, sequence_length=1)
         if self.preference is not None and self.model != "DeepFM":
             raise ValueError(f"preference vectors are inputs of DeepFM and LSTTM, not of {self.model}")
 
@@ -175,6 +181,10 @@ class TGATConfig:
     plain_first: OptimizerConfig | None = None
     online: OnlineConfig = OnlineConfig()
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        check_whole_numbers(self, time_channels=1, num_heads=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SMLModelConfig:
@@ -194,6 +204,23 @@ class SMLModelConfig:
     sml: SMLConfig = SMLConfig(
         fit=OptimizerConfig(epochs=1, decay=False, embedding_learning_rate=1e-3), transfer_epochs=1
     )
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+
+
+def _check_sizes(config: "LSTTMConfig | BaselineConfig | TGATConfig | SMLModelConfig") -> None:
+    """Refuse what no network can be built of, before any data is read."""
+    check_choices(config)
+    check_whole_numbers(config, channels=1)
+    check_numbers(config, ("dropout",), least=0, below=1)
+    if any(
+        isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in config.hidden_channels
+    ):
+        raise ValueError(
+            f"{type(config).__name__}.hidden_channels must be whole numbers of at least 1, got "
+            f"{config.hidden_channels!r}"
+        )
 
 
 NeuralConfig = LSTTMConfig | BaselineConfig | TGATConfig

@@ -66,6 +66,8 @@ class TableConfig:
         as_of: what queries know: all events before the start of their "period", or before the "query"
             itself. The latter has a table of its own, without ablations, of rows as the former's search
             found them.
+        replace_stored: put this table in the place of a stored one that has more rows, days or seeds.
+            Without it such a table goes to the folder ``results`` beside its parts.
 
     """
 
@@ -82,6 +84,7 @@ class TableConfig:
     forecast: bool = False
     path: str | None = None
     as_of: AsOf = "period"
+    replace_stored: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.rows) - set(ROWS)
@@ -152,8 +155,9 @@ class LSTTMTable:
         rows: Sequence[TableRow] | None = None,
         figure: Path | None = None,
     ) -> None:
-        self.config, self.results = config, results
+        self.config, self.stored = config, results
         folder = Path("runs") / "lsttm_table" / config.data if work is None else work
+        self.own_results = folder / "results"
         self.figure = DOCS / f"lsttm_hours_{config.data}.svg" if figure is None else figure
         self.rows = list(config.table_rows() if rows is None else rows)
         self.searched = config.searched_rows() if rows is None else [row for row in rows if row.of is None]
@@ -333,11 +337,15 @@ class LSTTMTable:
         by_period = self.config.as_of == "period"
         groups: tuple[Group, ...] = ("main", "ablations") if by_period else ("main",)
         for group in groups:
-            self._write_table(group)
-        if by_period and draw_hours(self.results, self.config.data, self.figure):
-            print(f"figure: {self.figure}")
+            results = self._write_table(group)
+            if results is None or group != "main" or not by_period:
+                continue
+            figure = self.figure if results == self.stored else results / self.figure.name
+            if draw_hours(results, self.config.data, figure):
+                print(f"figure: {figure}")
 
-    def _write_table(self, group: Group) -> None:
+    def _write_table(self, group: Group) -> Path | None:
+        """Write a table and return the folder it went to; None where no row is finished."""
         rows = [row for row in self.rows if group in _groups(row)]
         found = {}
         for row in rows:
@@ -349,15 +357,38 @@ class LSTTMTable:
                 print(f"left out: {row.name}, {len(finished)} of {len(parts)} parts are finished ({group})")
         name = "lsttm_table" if group == "main" else "lsttm_ablations"
         if not found:
-            return
+            return None
+        described = [self._describe(self.by_name[model], group) for model in found]
+        results = self._folder_of(name, described)
         predictions = {model: self._predictions(model, parts) for model, parts in found.items()}
         lines = [line for model in found for line in self._figures(model, found[model], predictions[model])]
-        self._replace(self.results / f"{name}.jsonl", lines)
-        if CANDIDATE in found and len(found) > 1:
-            self._replace(self.results / f"{name}.tests.jsonl", self._tests(predictions))
-        described = [self._describe(self.by_name[model], group) for model in found]
-        self._replace(self.results / f"{name}.rows.jsonl", described)
+        tests = self._tests(predictions) if CANDIDATE in found and len(found) > 1 else []
+        self._replace(results / f"{name}.jsonl", lines)
+        self._replace(results / f"{name}.tests.jsonl", tests)
+        self._replace(results / f"{name}.rows.jsonl", described)
         print(f"{name}: {len(found)} of {len(rows)} rows", flush=True)
+        return results
+
+    def _folder_of(self, name: str, described: Sequence[Mapping[str, Any]]) -> Path:
+        """Return where a table goes: a stored one with more in it, which took hours, stays as it is."""
+        new = {row["model"]: row for row in described}
+        lost = [
+            row["model"]
+            for row in read_lines(self.stored / f"{name}.rows.jsonl")
+            if row["data"] == self.config.data_name
+            and (
+                row["model"] not in new
+                or any(set(row[of]) - set(new[row["model"]][of]) for of in ("days", "seeds"))
+            )
+        ]
+        if not lost or self.config.replace_stored:
+            return self.stored
+        print(
+            f"{self.stored / name}.jsonl has rows, days or seeds that this table lacks ({', '.join(lost)}): "
+            f"it stays, and this one goes to {self.own_results}. --replace-stored puts it there.",
+            flush=True,
+        )
+        return self.own_results
 
     def _predictions(
         self, model: str, parts: Sequence[tuple[PartSpec, FinishedPart]]
@@ -491,6 +522,7 @@ class LSTTMTable:
     def _replace(self, path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         """Put the lines in the place of those of this data set."""
         kept = [line for line in read_lines(path) if line["data"] != self.config.data_name]
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_lines(path, json.loads(json.dumps([*kept, *lines])))
 
 

@@ -99,7 +99,19 @@ class MainInputs:
         return start, start + self.window
 
     def short_term_relations(self, domains: Sequence[str], behaviors: Sequence[str]) -> list[Relation]:
-        """Return the relations that play the parts asked for, by domain, then behaviour."""
+        """Return the relations that play the parts asked for, by domain, then behaviour.
+
+        A domain may lack some of the behaviours.
+
+        Raises:
+            ValueError: a domain or a behaviour plays no part in this data, or nothing is left.
+
+        """
+        for place, kind, wanted in ((0, "domains", domains), (1, "behaviors", behaviors)):
+            there = sorted({part[place] for part in self.roles})
+            unknown = sorted(set(wanted) - set(there) - {"skip"})  # not every log says what was left
+            if unknown or not wanted:
+                raise ValueError(f"{self.tables.name} has the {kind} {there}, asked for {list(wanted)}")
         parts = [(domain, behavior) for domain in domains for behavior in behaviors]
         return [self.roles[part] for part in parts if part in self.roles]
 

@@ -71,6 +71,9 @@ BASELINE_MODELS: dict[str, Callable[..., nn.Module]] = {
 def item_sequences(inputs: MainInputs, config: BaselineConfig) -> dict[str, ItemSequences]:
     """Past events that a baseline reads. The graph holds later ones too; queries as of a period hide them."""
     csrs = inputs.graph.csrs()
+    unknown = sorted(set(config.sequences) - set(inputs.sequences))
+    if unknown:
+        raise ValueError(f"{inputs.tables.name} has the sequences {[*inputs.sequences]}, asked for {unknown}")
     return {
         name: ItemSequences(
             csrs={

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from graph_builders.option_checks import check_numbers, check_whole_numbers
+
 MAX_PAGE_SIZE = 100
+MAX_TOPICS = 1_000
+CONCENTRATIONS = (0.01, 1_000.0)  # outside of these 4-byte gamma draws underflow, or are all alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,56 +113,35 @@ class SimulatorConfig:
     segment_accuracy: float = 0.2
 
     def __post_init__(self) -> None:
-        date.fromisoformat(self.start)
-        smallest = {
-            "random_seed": 0,
-            "num_days": 1,
-            "num_users": 1,
-            "num_items": 1,
-            "num_external_items": 1,
-            "num_impressions": 1,
-            "num_external_events": 0,
-            "num_topics": 2,
-            "page_size": 1,
-        }
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        low, high = self.trend_start_hours
-        if not 0 <= low < high <= 24:
+        try:
+            date.fromisoformat(self.start)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"start must be a day such as '2024-01-31', got {self.start!r}") from error
+        check_whole_numbers(self, random_seed=0, num_days=1, num_users=1, num_items=1, num_external_items=1)
+        check_whole_numbers(self, num_impressions=1, num_external_events=0, num_topics=2, page_size=1)
+        check_whole_numbers(self, trends_per_day=0)
+        if self.num_topics > MAX_TOPICS or self.page_size > MAX_PAGE_SIZE:
+            raise ValueError(
+                f"num_topics must be at most {MAX_TOPICS} and page_size at most {MAX_PAGE_SIZE}, got "
+                f"{self.num_topics} and {self.page_size}"
+            )
+        hours = tuple(self.trend_start_hours)
+        if len(hours) != 2 or not 0 <= hours[0] < hours[1] <= 24:
             raise ValueError(f"trend_start_hours must rise within [0, 24], got {self.trend_start_hours}")
         if self.trends_per_day > self.num_topics:
             raise ValueError(
                 f"only {self.num_topics} topics can become hot, got {self.trends_per_day} trends"
             )
-        if self.page_size > MAX_PAGE_SIZE:
-            raise ValueError(f"page_size must be at most {MAX_PAGE_SIZE}, got {self.page_size}")
-        for name in (
-            "trend",
-            "short_interest",
-            "lasting_interest",
-            "user_activity",
-            "item_quality",
-            "position_bias",
-            "trends_per_day",
-            "rhythm",
-            "popularity_exponent",
-        ):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        for name in (
-            "interest_concentration",
-            "trend_rise_hours",
-            "trend_decay_hours",
-            "mood_hours",
-            "item_half_life_hours",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        strengths = ("trend", "short_interest", "lasting_interest", "user_activity", "item_quality")
+        check_numbers(self, (*strengths, "position_bias", "rhythm", "popularity_exponent"), least=0)
+        check_numbers(self, ("bias",))
+        least, most = CONCENTRATIONS
+        check_numbers(self, ("interest_concentration",), least=least, most=most)
+        spans = ("trend_rise_hours", "trend_decay_hours", "mood_hours", "item_half_life_hours")
+        check_numbers(self, spans, above=0)
         shares = ("external_interest", "return_rate", "policy_interest", "policy_mood", "policy_exploration")
-        for name in (*shares, "policy_noise", "initial_items", "category_accuracy", "segment_accuracy"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_numbers(self, (*shares, "policy_noise", "initial_items"), least=0, most=1)
+        check_numbers(self, ("category_accuracy", "segment_accuracy"), least=0, most=1)
         if self.policy_interest + self.policy_mood + self.policy_exploration > 1 + 1e-9:
             raise ValueError("policy_interest, policy_mood and policy_exploration must sum to at most 1")
         for name, there in (

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from graph_builders.option_checks import check_choices, check_whole_numbers
 from graph_builders.splits import Impressions
 from graphrec.models.inputs import ClickBatch, GraphInput, NodeFields, SequenceInput
 from graphrec.nn.bipartite_gat import merge_neighbors
@@ -49,6 +50,10 @@ class ShortTermConfig:
     edge_features: bool = False
     degree_features: bool = False
     strategy: Literal["recent", "uniform"] = "recent"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_whole_numbers(self, num_neighbors=1, num_layers=1)
 
     def edge_channels(self, num_edge_types: int) -> int:
         """Return the number of attributes of an edge; ``num_edge_types`` lead into each node type."""

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.losses import neighbor_similarity_loss, walk_pairs
 from graphrec.models.lsttm import SOURCE_TYPE, LongTermGraph
 from graphrec.nn.bipartite_gat import merge_neighbors
@@ -67,6 +68,12 @@ class LongTermConfig:
     steps: int = 6
     learning_rate: float = 0.02
     random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_whole_numbers(self, channels=1, num_layers=1, num_neighbors=1, half_life=1, walk_length=2)
+        check_whole_numbers(self, context_size=1, num_negatives=0, num_walks=1, first_steps=0, steps=0)
+        check_numbers(self, ("learning_rate",), least=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Training of a click model by mini-batches: loss, optimiser, learning-rate schedule, checkpoints."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.models.inputs import ClickBatch
 from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from graphrec.training.pair_loss import pair_loss
@@ -46,6 +48,12 @@ class OptimizerConfig:
     decay: bool = True
     epochs: int = 3
     batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_whole_numbers(self, epochs=0, batch_size=1)
+        check_numbers(self, ("learning_rate", "embedding_learning_rate", "linear_learning_rate"), least=0)
+        check_numbers(self, ("weight_decay", "embedding_weight_decay", "pair_weight"), least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +221,11 @@ def train_steps(
             step += 1
             if step % log_every == 0:
                 mean = loss_sum.item() / log_every
+                if not math.isfinite(mean):
+                    raise ValueError(
+                        f"the loss is {mean} after {step} steps: look for NaN among labels and inputs, or "
+                        "take smaller learning rates; a checkpoint may be from before"
+                    )
                 curve.append(TrainingPoint(step=step, epoch=step / num_batches, loss=mean))
                 loss_sum = torch.zeros_like(loss_sum)
             if step % checkpoint_every == 0 or step == total:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graph_builders.splits import period_start
 from graphrec.models.inputs import ClickBatch, NodeFields
 from graphrec.training.batches import ClickData, collate
@@ -47,9 +48,10 @@ class MetaConfig:
     dropout: bool = True
 
     def __post_init__(self) -> None:
-        sizes = (self.num_tasks, self.support, self.query, self.least_rows, self.num_user_groups)
-        if min(sizes) < 1 or self.inner_steps < 0 or self.order not in (1, 2):
-            raise ValueError(f"sizes must be at least 1, inner_steps 0, order 1 or 2; got {self}")
+        check_choices(self)
+        check_whole_numbers(self, num_tasks=1, support=1, query=1, least_rows=1)
+        check_whole_numbers(self, num_user_groups=1, inner_steps=0)
+        check_numbers(self, ("learning_rate", "embedding_learning_rate"), least=0)
         if self.least_rows > min(self.support, (self.query + 1) // 2):
             raise ValueError(
                 f"least_rows={self.least_rows} must not exceed support={self.support} nor half of "

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from graph_builders.option_checks import check_choices, check_numbers
 from graphrec.models.inputs import ClickBatch
 from graphrec.training.parameters import descent_rates
 
@@ -30,6 +31,10 @@ class OnlineConfig:
     learning_rate: float = 0.01
     embedding_learning_rate: float = 0.01
 
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_numbers(self, ("learning_rate", "embedding_learning_rate"), least=0)
+
 
 class OnlineUpdater:
     """Keeps a model up to date with the periods of one day.
@@ -39,8 +44,6 @@ class OnlineUpdater:
     """
 
     def __init__(self, model: nn.Module, config: OnlineConfig, *, device: torch.device) -> None:
-        if config.form not in get_args(UpdateForm):
-            raise ValueError(f"form must be one of {get_args(UpdateForm)}, got {config.form!r}")
         self.model, self.config, self.device = model, config, device
         self.parameters = list(model.parameters())
         rates = descent_rates(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from graph_builders.option_checks import check_numbers, check_whole_numbers
 from graphrec.models.inputs import ClickBatch
 from graphrec.models.sml import SMLTransfer, TableRows
 from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
@@ -46,6 +47,10 @@ class SMLConfig:
     transfer_epochs: int = 1
     transfer_learning_rate: float = 1e-3
     transfer_weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_whole_numbers(self, alternations=1, transfer_epochs=0)
+        check_numbers(self, ("transfer_learning_rate", "transfer_weight_decay"), least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,6 +169,29 @@ def test_other_seeds_rows_and_configurations_keep_the_parts(root, finished, caps
 
 
 @pytest.mark.slow
+def test_a_table_with_less_in_it_does_not_take_the_place_of_a_stored_one(root, finished, capsys):
+    """Else a try of one row would leave its figures beside the tests of the former table."""
+    stored = {path: path.read_text() for path in (root / "results").glob("*.jsonl")}
+    figure = (root / "hours.svg").read_text()
+    own = root / "work" / "results"
+    for rows, options in ((TABLE_ROWS[:2], {}), (TABLE_ROWS, {"seeds": (0,)})):
+        table(root, rows, **options).write_tables()
+        assert f"this one goes to {own}. --replace-stored" in capsys.readouterr().out
+        assert {path: path.read_text() for path in (root / "results").glob("*.jsonl")} == stored
+        assert (root / "hours.svg").read_text() == figure
+        names = {line["model"] for line in read_lines(own / "lsttm_table.jsonl")}
+        assert names == {row.name for row in rows if row.group == "main"}
+        tests = read_lines(own / "lsttm_table.tests.jsonl")
+        assert bool(tests) == ("LSTTM" in names)  # none of an earlier table stay behind
+    table(root, TABLE_ROWS[:2], replace_stored=True).write_tables()
+    lines = read_lines(root / "results" / "lsttm_table.jsonl")
+    assert {line["model"] for line in lines} == {"item CTR", "DeepFM"}
+    assert read_lines(root / "results" / "lsttm_table.tests.jsonl") == []
+    finished.write_tables()  # a table with more takes the place of one with less
+    assert {path: path.read_text() for path in (root / "results").glob("*.jsonl")} == stored
+
+
+@pytest.mark.slow
 def test_a_part_is_pooled_as_it_was_scored(root, finished):
     (spec, *_) = finished.specs(TABLE_ROWS[1], "main")
     part = finished.runner.store.find(spec)

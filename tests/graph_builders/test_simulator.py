@@ -9,6 +9,7 @@ import pytest
 from graph_builders import EventSchema, build_behavior_graph, build_impressions, read_events
 from graph_builders.datasets import DatasetTables, SimulatorConfig, config_of_size, simulate
 from graph_builders.datasets.simulated_world import PEAK_HOUR, ItemDraw, TopicDraw, VisitorDraw, kind_rhythm
+from graph_builders.datasets.simulator_config import CONCENTRATIONS
 
 SMALL = config_of_size(20_000, num_days=3, random_seed=5)
 BY_POPULARITY = {"policy_interest": 0.0, "policy_mood": 0.0, "initial_items": 1.0}
@@ -265,6 +266,18 @@ def test_any_size(num_events):
     assert data.events.frame["time"].is_sorted()
 
 
+@pytest.mark.parametrize("concentration", CONCENTRATIONS)
+def test_probabilities_are_numbers_at_the_bounds(concentration):
+    size = {"num_users": 500, "num_items": 200, "num_external_items": 100}
+    data = simulate(
+        SimulatorConfig(
+            **size, num_impressions=3000, num_external_events=2000, interest_concentration=concentration
+        )
+    )
+    assert np.isfinite(data.click_probability).all()
+    assert 0.01 < data.click_probability.mean() < 0.9
+
+
 def test_the_smallest_world():
     least = {
         "num_users": 1,
@@ -282,16 +295,24 @@ def test_the_smallest_world():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_users": 0}, "num_users must be at least 1, got 0"),
+        ({"num_users": 0}, "SimulatorConfig.num_users must be a whole number of at least 1, got 0"),
         ({"trend": -1.0}, "trend must be finite and at least 0"),
-        ({"external_interest": 1.5}, r"external_interest must lie in \[0, 1\], got 1.5"),
+        (
+            {"external_interest": 1.5},
+            "external_interest must be finite and at least 0 and at most 1",
+        ),
         ({"policy_interest": 0.5, "policy_mood": 0.5}, "sum to at most 1"),
         ({"num_items": 10}, "at least one item for each of 20 topics"),
-        ({"mood_hours": 0.0}, "mood_hours must be above 0"),
-        ({"page_size": 101}, "page_size must be at most 100"),
+        ({"mood_hours": 0.0}, "mood_hours must be finite and above 0"),
+        ({"page_size": 101}, "page_size at most 100, got 20 and 101"),
         ({"trends_per_day": 21}, "only 20 topics"),
         ({"trend_start_hours": (9.0, 3.0)}, "trend_start_hours must rise"),
-        ({"start": "yesterday"}, "Invalid isoformat"),
+        ({"start": "2024-13-01"}, "start must be a day such as '2024-01-31', got '2024-13-01'"),
+        ({"bias": float("nan")}, "bias must be finite, got nan"),
+        ({"bias": float("inf")}, "bias must be finite"),
+        ({"mood_hours": float("inf")}, "mood_hours must be finite"),
+        ({"interest_concentration": 1e-12}, "interest_concentration must be finite and at least 0.01"),
+        ({"num_topics": 50_000, "num_items": 10**6}, "num_topics must be at most 1000"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(options, message):

@@ -233,8 +233,9 @@ def test_clusters_are_users_of_like_fields():
     [
         ({"least_rows": 65}, "half of query=128"),
         ({"support": 32}, "must not exceed support=32"),
-        ({"num_tasks": 0}, "sizes must be at least 1"),
-        ({"inner_steps": -1}, "inner_steps 0"),
+        ({"num_tasks": 0}, "MetaConfig.num_tasks must be a whole number of at least 1"),
+        ({"inner_steps": -1}, "MetaConfig.inner_steps must be a whole number of at least 0, got -1"),
+        ({"learning_rate": float("nan")}, "MetaConfig.learning_rate must be finite and at least 0, got nan"),
     ],
 )
 def test_mistakes_are_named(options, message):

@@ -219,3 +219,19 @@ def test_training_descends_the_order_of_a_users_rows_where_it_is_asked_to():
         with torch.no_grad():
             fitted.append(pair_loss(model(batch), batch.label, batch.user_id).item())
     assert fitted[1] < 0.9 * fitted[0]
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    data = click_data(toy_log())
+    batch = next(click_batches(data, torch.arange(60), batch_size=60))
+    batch = replace(batch, label=torch.full_like(batch.label, torch.nan))
+    model = DeepFMRanker(sizes(data.dense.shape[1]))
+    with pytest.raises(ValueError, match="the loss is nan after 2 steps: look for NaN among labels"):
+        train(
+            model,
+            lambda epoch, start: [batch] * (3 - start),
+            num_batches=3,
+            config=CONFIG,
+            device=CPU,
+            log_every=2,
+        )
