@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from graphrec.encoders.base import EncoderInput, History, HistoryRequest
-from graphrec.encoders.input_reader import take_rows
+from graphrec.encoders.input_reader import take_values
 from graphrec.encoders.local_clock import DAY_SECONDS, HOUR_SECONDS, LocalClock
 from graphrec.encoders.sentences import FIRST, BehaviorWords, UserSentences
 from graphrec.encoders.userbert import SentenceSizes, WordSizes
@@ -284,11 +284,13 @@ class SentenceTokenizer:
     ) -> Int64[Tensor, "num_actions num_attributes"]:
         edge_type, time = history.events.edge_type, history.events.time[event]
         assert edge_type is not None  # a reader's histories name their edge types
-        columns = [
-            FIRST + (edge_type[event] if name == ACTION else self.clock.hour(time, units))
-            for name in kind.derived
-        ]
-        if kind.request.names:
-            table = take_rows(history.columns, event)
-            columns += self.vocabularies.codes(table, kind.request.names).unbind(1)
-        return torch.stack(columns, dim=1)
+        code = event.new_empty(len(kind.attributes), len(event))  # columns are written, and read, one by one
+        for column, name in enumerate(kind.attributes):
+            if name == ACTION:
+                code[column] = FIRST + edge_type[event]
+            elif name == HOUR:
+                code[column] = FIRST + self.clock.hour(time, units)
+            else:
+                values = take_values(history.columns[name], event)
+                code[column] = self.vocabularies.code(name, values)
+        return code.T

@@ -90,7 +90,30 @@ class AttributeVocabularies:
         """
         if not names:
             raise ValueError(f"codes are of one attribute at least, there are {list(self.names)}")
-        return torch.stack([self._code(name, table[name]) for name in names], dim=1)
+        return torch.stack([self.code(name, table[name]) for name in names], dim=1)
+
+    def code(self, name: str, column: Column) -> Int64[Tensor, " num_rows"]:
+        """Return the codes of one column, on its device.
+
+        Raises:
+            ValueError: the column was not fitted, or is a number here and none there.
+
+        """
+        fitted = self.fitted.fields.get(name)
+        if fitted is None:
+            raise ValueError(f"attribute {name!r} was not fitted, there are {list(self.names)}")
+        if isinstance(fitted, Bins) != isinstance(column, NumericColumn):
+            raise ValueError(
+                f"attribute {name!r} was fitted as {type(fitted).__name__}, it came as "
+                f"{type(column).__name__}: give it the type that it had"
+            )
+        if isinstance(column, NumericColumn):
+            assert isinstance(fitted, Bins)
+            code = torch.bucketize(column.value, fitted.edges.to(column.value.device)) + FIRST
+            return torch.where(column.value.isnan(), MISSING, code)
+        assert isinstance(fitted, Vocabulary)
+        own = _single_code(column)
+        return self._translation(name, fitted, column.vocabulary, own.device)[own.long()]
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, in the place of an earlier one; a kill leaves one or the other whole."""
@@ -144,23 +167,6 @@ class AttributeVocabularies:
         """
         fields = {name: _field_from_state(value) for name, value in state["fields"].items()}
         return cls(FittedFields(fields, state["fit_until"]))
-
-    def _code(self, name: str, column: Column) -> Tensor:
-        fitted = self.fitted.fields.get(name)
-        if fitted is None:
-            raise ValueError(f"attribute {name!r} was not fitted, there are {list(self.names)}")
-        if isinstance(fitted, Bins) != isinstance(column, NumericColumn):
-            raise ValueError(
-                f"attribute {name!r} was fitted as {type(fitted).__name__}, it came as "
-                f"{type(column).__name__}: give it the type that it had"
-            )
-        if isinstance(column, NumericColumn):
-            assert isinstance(fitted, Bins)
-            code = torch.bucketize(column.value, fitted.edges.to(column.value.device)) + FIRST
-            return torch.where(column.value.isnan(), MISSING, code)
-        assert isinstance(fitted, Vocabulary)
-        own = _single_code(column)
-        return self._translation(name, fitted, column.vocabulary, own.device)[own.long()]
 
     def _translation(self, name: str, fitted: Vocabulary, words: pl.Series, device: torch.device) -> Tensor:
         key = (name, id(words), str(device))
@@ -280,7 +286,7 @@ def _known_events(
     graph: BehaviorGraph, edge_type: EdgeType, attributes: list[str], fields: list[str], fit_until: int
 ) -> FeatureTable:
     edges = graph.edges(edge_type)
-    known = ((edges.time < fit_until) & (edges.available_time < fit_until)).nonzero().flatten()
+    known = (edges.available_time < fit_until).nonzero().flatten()  # it never lies before the edge's time
     table = graph.edge_attributes(edge_type)
     own = FeatureTable(len(table), {name: table[name] for name in attributes if name in table})
     source = edge_type[0]
