@@ -1,4 +1,15 @@
-"""Pre-training of UserBERT on the sentences of many queries, and the files of pre-trained encoders."""
+"""Pre-training of UserBERT on the sentences of many queries, and the files of pre-trained encoders.
+
+With a tokenizer (``graphrec.encoders.behavior_words``) and queries, users as of times::
+
+    reader = InputReader(graph, "user", tokenizer.requests, fields=tokenizer.fields)
+    sentences = read_sentences(reader, tokenizer, user, time)
+    bert = UserBERT(tokenizer.sizes)
+    pretrain(MaskedWordModel(bert), sentences, time, fit_until=first_label, checkpoint=Path("run.pt"))
+    save_encoder(Path("userbert.pt"), bert)
+    encoder = UserBERTEncoder(tokenizer, load_encoder(Path("userbert.pt"), label_start=first_label))
+    vector = encoder(encoder.prepare(reader.read(user, time)))
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,6 +20,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.encoders.sentence_batches import LengthLoader, sentence_length, take_sentences
 from graphrec.encoders.sentences import UserSentences
 from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
@@ -49,6 +61,12 @@ class PretrainingConfig:
     num_sampled: int | None = None
     mixed_precision: bool = False
     random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_whole_numbers(self, epochs=0, batch_size=1, num_sampled=1)
+        check_numbers(self, ("chosen_share", "zeroed_share"), least=0, most=1)
+        check_numbers(self, ("learning_rate",), least=0)
 
     def optimizer(self) -> OptimizerConfig:
         """Return the loop's options: AdamW without weight decay is Adam."""

@@ -232,6 +232,7 @@ def test_samples_are_added_for_large_vocabularies_alone():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_batch_moves_to_the_gpu():
     model, sentences = model_of().float(), random_sentences(COUNTS)
     batch = mask_words(sentences, torch.arange(len(COUNTS)), chosen_share=0.5)

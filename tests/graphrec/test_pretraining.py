@@ -219,6 +219,9 @@ def test_what_cannot_be_trained_on_is_told():
     with pytest.raises(ValueError, match="code of profile field 0"):
         pretrain(small_model(other), sentences, torch.zeros(30, dtype=torch.int64), fit_until=7)
     assert model.encoder.fit_until is None
+    for wrong in ({"chosen_share": 1.5}, {"zeroed_share": -0.1}, {"num_sampled": 0}):
+        with pytest.raises(ValueError, match=f"PretrainingConfig.{next(iter(wrong))} must be"):
+            PretrainingConfig(**wrong)
 
 
 def test_mixed_precision_is_close():
@@ -261,6 +264,7 @@ def test_evaluation_is_a_mean_over_chosen_words_whatever_the_batch():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mixed_precision", [False, True])
 def test_learns_on_the_gpu(mixed_precision):
     model, sentences = small_model().cuda(), toy_language(480, 1).to("cuda")
