@@ -12,14 +12,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from experiments.main_inputs import MainInputs, encode_fields, fingerprint
+from experiments.main_inputs import MainInputs, fingerprint
 from graph_builders.behavior_graph import BehaviorGraph, Relation, build_behavior_graph
 from graph_builders.datasets import load_amazon_pair
 from graph_builders.datasets.amazon import Pair
 from graph_builders.past_counts import CountedEvents, CountFeatures, past_counts
 from graph_builders.splits import Impressions, build_impressions, period_start
-from graphrec.models.inputs import InputSizes
-from graphrec.training.batches import ClickData
+from graphrec.training.click_inputs import click_inputs
 
 DAY = 86_400  # the data's times are seconds
 PERIOD_DAYS = 30
@@ -62,31 +61,17 @@ def amazon_inputs(pair: Pair, path: str | None = None, num_negatives: int = 4) -
     period = PERIOD_DAYS * DAY
     as_of = period_start(impressions.time, period)
     month = _month(as_of)
-    user_codes, user_sizes, _ = encode_fields(graph.features["user"], ("user",))
-    item_codes, item_sizes, _ = encode_fields(graph.features["item"], ("asin",))
     names, counts = _past_counts(tables.events.frame, impressions, as_of, graph)
+    data, sizes = click_inputs(
+        graph, impressions, period=period, context=month[:, None], context_sizes=(12,), dense=counts
+    )
     return MainInputs(
         tables=tables,
-        data=ClickData(
-            impressions=impressions,
-            as_of=as_of,
-            context=month[:, None],
-            dense=counts,
-            user_fields=user_codes,
-            item_fields=item_codes,
-            units_per_hour=3600,
-        ),
+        data=data,
         feature_names=names,
         static=month[:, None].float(),
         static_names=["month"],
-        sizes=InputSizes(
-            num_items=graph.ids["item"].num_ids,
-            user_fields=user_sizes,
-            item_fields=item_sizes,
-            item_bag=0,
-            context_fields=(12,),
-            dense=0,
-        ),
+        sizes=replace(sizes, dense=0),
         graph=graph,
         fingerprint=fingerprint(tables.events.frame, impressions),
         period=period,

@@ -1,17 +1,18 @@
 """KuaiRand-Pure as the experiments read it: the graph, fields and past counts."""
 
+from dataclasses import replace
+
 import polars as pl
 import torch
 from torch import Tensor
 
-from experiments.main_inputs import AsOf, ExposureRole, MainInputs, encode_fields, fingerprint
+from experiments.main_inputs import AsOf, ExposureRole, MainInputs, fingerprint
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.datasets import DatasetTables, load_kuairand_pure
 from graph_builders.ids import IdMap
 from graph_builders.past_counts import CountedEvents, CountFeatures, past_counts
 from graph_builders.splits import Impressions, build_impressions, period_start
-from graphrec.models.inputs import InputSizes
-from graphrec.training.batches import ClickData
+from graphrec.training.click_inputs import click_inputs
 
 HOUR = 3_600_000  # the data's times are milliseconds
 USER_FIELDS = (*(f"onehot_feat{i}" for i in range(18)), "registration_day")
@@ -53,37 +54,29 @@ def kuairand_inputs(period_hours: int = 1, path: str | None = None, *, as_of: As
     known = start if as_of == "period" else impressions.time
     # the context of a query is that of its period: the hour in which the period starts
     hour = (start + offset) // HOUR % 24
-    user_codes, user_sizes, _ = encode_fields(graph.features["user"], USER_FIELDS)
-    item_codes, item_sizes, bag_size = encode_fields(graph.features["item"], ITEM_FIELDS, bag=ITEM_BAG)
-    names, counts = _past_counts(tables, impressions, known, user_ids, item_ids)
-    sizes = InputSizes(
-        num_items=item_ids.num_ids,
-        user_fields=user_sizes,
-        item_fields=item_sizes,
-        item_bag=bag_size,
-        context_fields=(24,),
-        dense=0,
+    data, sizes = click_inputs(
+        graph,
+        impressions,
+        period=period,
+        as_of=known,
+        user_fields=USER_FIELDS,
+        item_fields=ITEM_FIELDS,
+        item_bag=ITEM_BAG,
+        context=hour[:, None],
     )
+    names, counts = _past_counts(tables, impressions, known, user_ids, item_ids)
     static = torch.cat(
         [
             hour[:, None],
-            user_codes.codes[impressions.user],
-            item_codes.codes[impressions.item][:, 1:],  # an author's code means nothing as a number
-            item_codes.bag[impressions.item][:, :1],
+            data.user_fields.codes[impressions.user],
+            data.item_fields.codes[impressions.item][:, 1:],  # an author's code means nothing as a number
+            data.item_fields.bag[impressions.item][:, :1],
         ],
         dim=1,
     )
     return MainInputs(
         tables=tables,
-        data=ClickData(
-            impressions=impressions,
-            as_of=known,
-            context=hour[:, None],
-            dense=counts,
-            user_fields=user_codes,
-            item_fields=item_codes,
-            units_per_hour=HOUR,
-        ),
+        data=replace(data, dense=counts),
         feature_names=names,
         static=static.float(),
         static_names=["hour", *USER_FIELDS, *ITEM_FIELDS[1:], "first_tag"],

@@ -1,19 +1,20 @@
 """Simulated behaviour as the experiments read it. Its data are SIMULATED: results say so."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import polars as pl
 import torch
 from torch import Tensor
 
-from experiments.main_inputs import ExposureRole, MainInputs, encode_fields, fingerprint
+from experiments.main_inputs import ExposureRole, MainInputs, fingerprint
 from graph_builders.behavior_graph import Relation, build_behavior_graph
 from graph_builders.datasets import SimulatorConfig, simulate
 from graph_builders.ids import IdMap
 from graph_builders.past_counts import CountedEvents, CountFeatures, past_counts
 from graph_builders.splits import Impressions, build_impressions, period_start
-from graphrec.models.inputs import InputSizes, NodeFields
-from graphrec.training.batches import ClickData
+from graphrec.models.inputs import NodeFields
+from graphrec.training.click_inputs import click_inputs
 from samplers import NodeType
 
 HOUR = 3600  # the data's times are seconds
@@ -53,32 +54,24 @@ def simulated_inputs(config: SimulatorConfig | None = None, period_hours: int = 
     )
     as_of = period_start(impressions.time, period)
     context = torch.stack([as_of // HOUR % 24, impressions.context["position"]], dim=1)
-    user_codes, user_sizes, _ = encode_fields(graph.features["user"], USER_FIELDS)
-    item_codes, item_sizes, _ = encode_fields(graph.features["item"], item_fields)
-    names, counts = _past_counts(simulated.events.frame, impressions, as_of, graph.ids, item_codes)
-    static = [context, user_codes.codes[impressions.user], item_codes.codes[impressions.item]]
+    data, sizes = click_inputs(
+        graph,
+        impressions,
+        period=period,
+        user_fields=USER_FIELDS,
+        item_fields=item_fields,
+        context=context,
+        context_sizes=(24, simulated.config.page_size),
+    )
+    names, counts = _past_counts(simulated.events.frame, impressions, as_of, graph.ids, data.item_fields)
+    static = [context, data.user_fields.codes[impressions.user], data.item_fields.codes[impressions.item]]
     return MainInputs(
         tables=simulated,
-        data=ClickData(
-            impressions=impressions,
-            as_of=as_of,
-            context=context,
-            dense=counts,
-            user_fields=user_codes,
-            item_fields=item_codes,
-            units_per_hour=HOUR,
-        ),
+        data=replace(data, dense=counts),
         feature_names=names,
         static=torch.cat(static, dim=1).float(),
         static_names=["hour", "position", *USER_FIELDS, *item_fields],
-        sizes=InputSizes(
-            num_items=graph.ids["item"].num_ids,
-            user_fields=user_sizes,
-            item_fields=item_sizes,
-            item_bag=0,
-            context_fields=(24, simulated.config.page_size),
-            dense=0,
-        ),
+        sizes=sizes,
         graph=graph,
         fingerprint=fingerprint(simulated.events.frame, impressions),
         period=period,

@@ -7,16 +7,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 from torch import Tensor
 
 from graph_builders.behavior_graph import BehaviorGraph, Relation
 from graph_builders.datasets import DatasetTables
 from graph_builders.events import UNITS_PER_SECOND
-from graph_builders.feature_table import FeatureTable
-from graph_builders.features import fit_fields
 from graph_builders.splits import Impressions, day_bounds
-from graphrec.models.inputs import InputSizes, NodeFields
+from graphrec.models.inputs import InputSizes
 from graphrec.training.batches import ClickData
 
 AsOf = Literal["period", "query"]
@@ -125,22 +122,6 @@ class MainInputs:
         step, offset = self.snapshot_every, self.utc_offset
         first = (int(self.data.impressions.time.min()) + offset) // step * step - offset
         return range(first, until + 1, step)
-
-
-def encode_fields(
-    table: FeatureTable, names: Sequence[str], *, bag: str | None = None
-) -> tuple[NodeFields, tuple[int, ...], int]:
-    """Encode all nodes; the tables never change, so vocabularies and bins may see all of them.
-
-    Returns:
-        Codes, the number of codes of each field, and that of the bag (0: there is none).
-
-    """
-    fitted = fit_fields(table, names=[*names, *([bag] if bag else [])])
-    empty = torch.zeros(len(table), 0, dtype=torch.int64)
-    fields = NodeFields(codes=fitted.codes(table, names), bag=fitted.bag(table, bag) if bag else empty)
-    sizes = tuple(fitted.num_codes[name] for name in names)
-    return fields, sizes, fitted.num_codes[bag] if bag else 0
 
 
 def fingerprint(events: pl.DataFrame, impressions: Impressions) -> str:

@@ -47,8 +47,7 @@ class SMLOnDay:
         self.data = replace(day.data, dense=day.data.dense[:, :0])
         torch.manual_seed(seed)
         if config.base == "MF":
-            sizes = replace(day.inputs.sizes, num_users=day.inputs.graph.ids["user"].num_ids)
-            self.model: nn.Module = MFRanker(sizes, channels=config.channels)
+            self.model: nn.Module = MFRanker(day.inputs.sizes, channels=config.channels)
         else:
             self.model = DeepFMRanker(
                 day.inputs.sizes,

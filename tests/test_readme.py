@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SNIPPET = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
-PAGES = [(ROOT / "docs" / name).read_text() for name in ("samplers.md", "evaluation.md")]
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("samplers.md", "evaluation.md", "models.md")]
 SNIPPETS = [
     pytest.param(*found.groups(), id=text[: found.start()].rsplit("\n# ", 1)[-1].rsplit("\n## ", 1)[-1][:20])
     for text in (README, *PAGES)
@@ -20,7 +20,7 @@ SNIPPETS = [
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == "".join([README, *PAGES]).count("```python") == 5
+    assert len(SNIPPETS) == "".join([README, *PAGES]).count("```python") == 7
     assert all(printed for _, printed in (snippet.values for snippet in SNIPPETS))
 
 

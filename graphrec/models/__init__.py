@@ -8,7 +8,9 @@ from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes, NodeField
 from graphrec.models.lsttm import LSTTM, LongTermGraph, ShortTermGraph
 from graphrec.models.mf import MFRanker
 from graphrec.models.nfm import NFMRanker
+from graphrec.models.sasrec import SASRecRanker
 from graphrec.models.sml import SMLTransfer, TableRows, TransferNetwork
+from graphrec.models.tgat import TGATRanker
 
 __all__ = [
     "LSTTM",
@@ -23,9 +25,11 @@ __all__ = [
     "MFRanker",
     "NFMRanker",
     "NodeFields",
+    "SASRecRanker",
     "SMLTransfer",
     "SequenceInput",
     "ShortTermGraph",
+    "TGATRanker",
     "TableRows",
     "TransferNetwork",
 ]

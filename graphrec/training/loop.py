@@ -88,13 +88,11 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     return torch.optim.AdamW(groups)
 
 
-def click_loss(
-    model: Callable[[ClickBatch], torch.Tensor], batch: ClickBatch, *, pair_weight: float = 0.0
-) -> torch.Tensor:
+def click_loss(model: Callable[[Any], torch.Tensor], batch: Any, *, pair_weight: float = 0.0) -> torch.Tensor:
     """Binary cross entropy of clicked and unclicked impressions: LSTTM equation (7).
 
     With ``pair_weight``, plus that times the loss of the order of each user's rows in the batch, which needs
-    the batch's ``user_id``.
+    the batch's ``user_id``. The batch is a ``ClickBatch``, or another with a ``label`` for each row.
     """
     logit = model(batch)
     loss = functional.binary_cross_entropy_with_logits(logit, batch.label)

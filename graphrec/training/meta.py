@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 
-from graphrec.models.inputs import ClickBatch
 from graphrec.nn.neighbor_attention import twice_differentiable
 from graphrec.training.loop import OptimizerConfig, TrainingPoint, click_loss, train_steps
 from graphrec.training.meta_tasks import MetaConfig, MetaTask
@@ -59,7 +60,8 @@ def task_gradient(
     adapter = _Adapter(model, task, config, pair_weight)
     weights = adapter.touched.gather(model)
     if config.order == 2:
-        with twice_differentiable():
+        # torch's fused attention has no second derivative, its plain one has
+        with twice_differentiable(), sdpa_kernel(SDPBackend.MATH), _told_of_first_order():
             gradient, loss = torch.func.grad_and_value(lambda w: adapter.query_loss(adapter.adapt(w)))(
                 weights
             )
@@ -110,6 +112,8 @@ def train_meta(
     sparse = config.name == "adagrad" and not config.embedding_weight_decay
 
     def backward(tasks: Sequence[MetaTask]) -> Tensor:
+        if not tasks:
+            raise ValueError("a batch of tasks is empty: leave it out")
         moved = [MetaTask(task.support.to(device), task.query.to(device)) for task in tasks]
         return meta_backward(model, moved, meta, sparse=sparse, pair_weight=config.pair_weight)
 
@@ -168,7 +172,7 @@ class _Adapter:
             embedding_learning_rate=config.embedding_learning_rate,
         )
 
-    def loss(self, weights: Weights, batch: ClickBatch, number: int, pair_weight: float = 0.0) -> Tensor:
+    def loss(self, weights: Weights, batch: Any, number: int, pair_weight: float = 0.0) -> Tensor:
         """Mean loss of a batch; ``number`` is 0 for the support rows and 1 for the query rows."""
         return click_loss(
             lambda rows: self.touched.logits(self.model, weights, rows, number),
@@ -187,6 +191,17 @@ class _Adapter:
         """Loss to descend in the outer step, with dropout if the configuration says so."""
         with _dropout(self.model, self.config.dropout):
             return self.loss(weights, self.task.query, 1, self.pair_weight)
+
+
+@contextmanager
+def _told_of_first_order() -> Iterator[None]:
+    """Add a remedy to torch's words about a layer without second derivatives."""
+    try:
+        yield
+    except RuntimeError as error:  # NotImplementedError is one as well
+        if "derivative" in str(error) or isinstance(error, NotImplementedError):
+            error.add_note("MetaConfig(order=1) needs no second derivatives")
+        raise
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graph_builders.splits import period_start
-from graphrec.models.inputs import ClickBatch, NodeFields
+from graphrec.models.inputs import NodeFields
 from graphrec.training.batches import ClickData, collate
 from samplers import SeedLoader, keyed_bits
 
@@ -71,10 +71,14 @@ class TaskRows:
 
 @dataclass(frozen=True, eq=False)
 class MetaTask:
-    """One task with all its inputs looked up and sampled."""
+    """One task with all its inputs looked up and sampled.
 
-    support: ClickBatch
-    query: ClickBatch
+    Its batches are ``ClickBatch``, or of a model's own kind: what the model takes, with a ``label`` for each
+    row, ``len`` and ``to(device)``, and with a ``user_id`` where ``pair_weight`` is set.
+    """
+
+    support: Any
+    query: Any
 
 
 class MetaTasks:

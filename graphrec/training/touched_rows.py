@@ -107,11 +107,15 @@ class _Lookup:
     table: Tensor
     mode: str | None = None
     weight: Tensor | None = None
+    padding_index: int | None = None
 
     def on(self, index: Tensor, table: Tensor) -> Tensor:
-        """Make the same look-up elsewhere."""
+        """Make the same look-up elsewhere; the row of the padding gets no gradient there either."""
         if self.mode is None:
-            return functional.embedding(index, table)
+            found = functional.embedding(index, table)
+            if self.padding_index is None:
+                return found
+            return torch.where((self.index == self.padding_index)[..., None], found.detach(), found)
         weight = self.weight
         if weight is None:
             share = 1.0 if self.mode == "sum" else 1.0 / index.shape[1]
@@ -131,11 +135,15 @@ def _lookup(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
             return None
     else:
         return None
-    if any(given.get(name) is not None for name in ("padding_idx", "max_norm", "offsets")):
+    padding = given.get("padding_idx")
+    changes_rows = any(given.get(name) is not None for name in ("max_norm", "offsets"))
+    if changes_rows or given.get("scale_grad_by_freq"):
         return None
-    if given.get("scale_grad_by_freq"):
-        return None
-    return _Lookup(given["input"], given["weight"], mode, given.get("per_sample_weights"))
+    if padding is not None:
+        if mode is not None:
+            return None
+        padding %= len(given["weight"])  # negative ones count from the end
+    return _Lookup(given["input"], given["weight"], mode, given.get("per_sample_weights"), padding)
 
 
 class _RecordLookups(TorchFunctionMode):

@@ -2,11 +2,13 @@
 
 import copy
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -527,3 +529,68 @@ def test_lsttm_trains(data):
     )
     assert curve[-1].loss < curve[0].loss - 0.02
     assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+class OwnModel(nn.Module):
+    """A user's own: a table with a row for padding, and torch's attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.item = nn.Embedding(50, 8, padding_idx=0)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, rows):
+        return self.out(self.layer(self.item(rows.item)).mean(dim=1))[:, 0]
+
+
+class OwnRows(NamedTuple):
+    item: torch.Tensor
+    label: torch.Tensor
+
+
+def own_task():
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.randint(0, 20, (12, 4), generator=generator) for _ in range(2)]
+    label = [torch.randint(0, 2, (12,), generator=generator).double() for _ in range(2)]
+    return MetaTask(*(OwnRows(item, y) for item, y in zip(draw, label, strict=True)))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_ones_own_model_with_attention_and_padding(order):
+    """Against autograd through the whole table: the padding's row stays, and only read rows are copied."""
+    torch.manual_seed(0)
+    model, own = OwnModel().double(), own_task()
+    config = replace(CONFIG, order=order)
+    found = task_gradient(model, own, config)
+    rows = torch.cat([own.support.item, own.query.item]).unique()
+    assert found.row["item.weight"].equal(rows)
+    assert len(rows) < 50
+    assert 0 in rows
+    start = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    with sdpa_kernel(SDPBackend.MATH):
+        adapted = adapt(model, start, own, config, order == 2)
+        if order == 1:
+            adapted = {n: w.detach().requires_grad_() for n, w in adapted.items()}
+        loss = loss_at(model, adapted, own.query)
+        wanted = torch.autograd.grad(loss, list((start if order == 2 else adapted).values()))
+    assert_close(full(model, found), dict(zip(start, wanted, strict=True)))
+    assert full(model, found)["item.weight"][0].abs().max() == 0
+
+
+def test_what_has_no_second_derivative_is_told_of_the_first_order():
+    class Largest(OwnModel):
+        def __init__(self):
+            super().__init__()
+            self.bag = nn.EmbeddingBag(50, 8, mode="max")
+
+        def forward(self, rows):
+            return self.out(self.bag(rows.item))[:, 0]
+
+    model = Largest().double()
+    with pytest.raises(RuntimeError) as caught:
+        task_gradient(model, own_task(), CONFIG)
+    assert caught.value.__notes__ == ["MetaConfig(order=1) needs no second derivatives"]
+    task_gradient(model, own_task(), replace(CONFIG, order=1))
+    with pytest.raises(ValueError, match="a batch of tasks is empty"):
+        train_meta(model, lambda epoch, start: [[]], num_batches=1, meta=CONFIG, device=torch.device("cpu"))
