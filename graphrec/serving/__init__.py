@@ -8,13 +8,14 @@ from graphrec.serving.day_folder import (
     write_day_folder,
 )
 from graphrec.serving.event_log import DamagedLogError
-from graphrec.serving.online_ranker import OnlineRanker, Ranking
+from graphrec.serving.online_ranker import EventsKeptError, OnlineRanker, Ranking
 
 __all__ = [
     "DamagedLogError",
     "DayConfig",
     "DayFolder",
     "DayFolderError",
+    "EventsKeptError",
     "OnlineRanker",
     "Ranking",
     "open_day_folder",

@@ -15,7 +15,7 @@ from graphrec.serving.day_folder import DayConfig
 _LOG_COLUMNS = ("user_id", "item_id", "time", "behavior", "domain")
 
 
-def check_events(events: pl.DataFrame, config: DayConfig, ids: Mapping[str, IdMap]) -> pl.DataFrame:
+def check_events(events: pl.DataFrame | Any, config: DayConfig, ids: Mapping[str, IdMap]) -> pl.DataFrame:
     """Return the events with the log's own types, ``available_time`` filled; rows keep their order.
 
     Args:
@@ -26,11 +26,16 @@ def check_events(events: pl.DataFrame, config: DayConfig, ids: Mapping[str, IdMa
         ids: ID maps by node type; an unknown ID is no error.
 
     Raises:
-        EventLogError: a column is missing, superfluous or of another type, a null, a pair of domain and
-            behaviour that the day's folder does not know, an event that is known before it happens. Rows are
-            counted from 1.
+        EventLogError: no frame, a column is missing, superfluous or of another type, a null, a number beyond
+            64 bits, a pair of domain and behaviour that the day's folder does not know, an event that is
+            known before it happens, an impression whose context the model has no field for. Rows are counted
+            from 1.
 
     """
+    if not isinstance(events, pl.DataFrame):
+        kind = type(events).__name__
+        remedy = "collect it" if isinstance(events, pl.LazyFrame) else "make one of it"
+        raise EventLogError(f"events must be a polars DataFrame, got {kind}: {remedy}")
     wanted = (*_LOG_COLUMNS, *config.event_columns)
     missing = [name for name in wanted if name not in events.columns]
     if missing:
@@ -43,18 +48,22 @@ def check_events(events: pl.DataFrame, config: DayConfig, ids: Mapping[str, IdMa
             events.schema[name].is_integer() or events.schema[name] == pl.Null
         ):
             raise EventLogError(f"events: {name!r} must hold whole numbers, got {events.schema[name]}")
+    for name in ("behavior", "domain"):
+        if events.schema[name] not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+            raise EventLogError(f"events: {name!r} must hold text, got {events.schema[name]}")
     for name in _LOG_COLUMNS:
         if events[name].null_count():
             row = int(events[name].is_null().arg_true()[0]) + 1
             raise EventLogError(f"events: {name!r} is null in row {row}: fill it or leave the row out")
-    known = pl.col("available_time") if "available_time" in events.columns else pl.lit(None, pl.Int64)
+    time = _whole_numbers(events, "time")
+    known = _whole_numbers(events, "available_time") if "available_time" in events.columns else time
     frame = events.select(
-        as_id_series(events["user_id"]).alias("user_id"),
-        as_id_series(events["item_id"]).alias("item_id"),
-        pl.col("time").cast(pl.Int64),
+        _ids(events, "user_id"),
+        _ids(events, "item_id"),
+        time,
         pl.col("behavior", "domain").cast(pl.String),
-        known.cast(pl.Int64).fill_null(pl.col("time")).alias("available_time"),
-        *(pl.col(name).cast(pl.Int64) for name in config.event_columns),
+        known.zip_with(known.is_not_null(), time).alias("available_time"),
+        *(_whole_numbers(events, name) for name in config.event_columns),
     )
     for name, id_map in (("user_id", ids["user"]), ("item_id", ids["item"])):
         if len(frame) and frame.schema[name] != id_map.id_series.dtype:
@@ -65,14 +74,68 @@ def check_events(events: pl.DataFrame, config: DayConfig, ids: Mapping[str, IdMa
     pairs = frame.select("domain", "behavior").unique()
     strange = [pair for pair in pairs.rows() if pair not in config.known_relations]
     if strange:
+        first = (frame["domain"] == strange[0][0]) & (frame["behavior"] == strange[0][1])
         raise EventLogError(
             f"events: (domain, behaviour) {sorted(strange)} are not known to the day's folder, which has "
-            f"{list(config.known_relations)}"
+            f"{list(config.known_relations)}; {strange[0]} is in row {int(first.arg_true()[0]) + 1}"
         )
     early = frame["available_time"] < frame["time"]
     if early.any():
         raise EventLogError(f"events: row {int(early.arg_true()[0]) + 1} is known before it happens")
+    _check_contexts(frame, config)
     return frame
+
+
+def is_impression(config: DayConfig) -> pl.Expr:
+    """Return which events are impressions to learn from."""
+    return pl.col("domain").is_in(config.label_domains) & pl.col("behavior").is_in(
+        [config.clicked, config.skipped]
+    )
+
+
+def _check_contexts(frame: pl.DataFrame, config: DayConfig) -> None:
+    """Raise for an impression with a value that the model has no embedding of, as nothing can be learned."""
+    for name, size in zip(config.contexts, config.sizes.context_fields, strict=True):
+        if name == "hour":
+            continue
+        strange = frame.select(is_impression(config) & ~pl.col(name).is_between(0, size - 1).fill_null(False))
+        if strange.to_series().any():
+            row = int(strange.to_series().arg_true()[0])
+            raise EventLogError(
+                f"events: {name!r} is {frame[name][row]} in row {row + 1}, an impression; the model knows "
+                f"values from 0 to {size - 1}"
+            )
+
+
+def _whole_numbers(events: pl.DataFrame, name: str) -> pl.Series:
+    """Return a column of whole numbers as Int64."""
+    column = events[name].cast(pl.Int64, strict=False)
+    beyond = column.is_null() & events[name].is_not_null()
+    if beyond.any():
+        row = int(beyond.arg_true()[0])
+        raise EventLogError(
+            f"events: {name!r} is {events[name][row]} in row {row + 1}, more than 64 bits with a sign hold"
+        )
+    return column
+
+
+def _ids(events: pl.DataFrame, name: str) -> pl.Series:
+    """Return a column of IDs as ID maps have them."""
+    column = events[name]
+    if column.dtype.is_integer():
+        return _whole_numbers(events, name)
+    if column.dtype.is_float():
+        strange = ~(column.is_finite() & (column == column.floor()) & (column.abs() < 2**53))
+        if strange.any():
+            row = int(strange.arg_true()[0])
+            raise EventLogError(
+                f"events: {name!r} is {column[row]} in row {row + 1}, no whole number that is held exactly: "
+                "give IDs as integers or strings"
+            )
+    try:
+        return as_id_series(column)
+    except ValueError as error:
+        raise EventLogError(f"events: {name!r}: {error}") from error
 
 
 def event_schema(config: DayConfig, ids: Mapping[str, IdMap]) -> Mapping[str, Any]:

@@ -5,12 +5,11 @@ events, makes one gradient step a period and ranks the candidates of a request.
 """
 
 import copy
-import fcntl
 import json
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,17 +33,24 @@ from graphrec.serving.event_frame import (
     decode_lines,
     encode_lines,
     event_schema,
+    is_impression,
 )
-from graphrec.serving.event_log import EVENTS, PERIOD_END, EventLogFile, Record
+from graphrec.serving.event_log import EVENTS, PERIOD_END, EventLogFile, Record, read_log
+from graphrec.serving.learned_state import load_learned_state, save_learned_state
+from graphrec.serving.request import NodeRows, RequestContext, unit_name, whole_number
 from graphrec.serving.sections import Sections
 from graphrec.serving.snapshot import Snapshot
+from graphrec.serving.state_folder import check_state, lock_folder, tie_state
 from graphrec.training.batches import click_batches
-from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
 from graphrec.training.online import OnlineUpdater
 from samplers import EdgeType, TemporalCSR
 
 logger = logging.getLogger(__name__)
 _COMPACT_AT = 4  # appended edges are folded in when they are more than a quarter of the others
+
+
+class EventsKeptError(RuntimeError):
+    """Something failed after events had come to the disk: they are kept, and must not be sent again."""
 
 
 class Ranking(NamedTuple):
@@ -96,18 +102,29 @@ class OnlineRanker:
     A request is answered as of the start of the open period, that of the last event: its graph, counts and
     model hold nothing of the period itself, as in training and evaluation. When a period ends, its events
     join the graph and the counts, its impressions give one gradient step (in the form of the folder's
-    configuration), and readers get the new state at once and whole.
+    configuration), and readers get the new state at once and whole. An impression whose outcome becomes known
+    in a later period (its ``available_time``) is learned from at the end of that one, with the inputs that it
+    had when it was shown.
 
     What :meth:`append` and :meth:`end_period` have returned from is on disk. After a kill, ``open`` reads the
-    log on top of the last checkpoint and ends in the same state, bit for bit, as without the kill.
+    log on top of the last checkpoint and ends in the same state, bit for bit, as without the kill. The log
+    suffices for that: a checkpoint that cannot be written is a warning, and is tried again a period later.
 
     Any number of threads may call :meth:`rank`. Writers wait for each other; readers wait for nobody, but for
     the encoding of items that no request of the period has asked for so far.
     """
 
-    def __init__(self, day: DayFolder, state: Path) -> None:
-        """Open the log in ``state``; use :meth:`open`."""
+    def __init__(self, day: DayFolder, state: Path, *, max_days_ahead: int = 1) -> None:
+        """Open the log in ``state``; use :meth:`open`.
+
+        Raises:
+            ValueError: ``max_days_ahead`` is negative.
+
+        """
+        if max_days_ahead < 0:
+            raise ValueError(f"max_days_ahead must not be negative, got {max_days_ahead}")
         self.day, self._state = day, state
+        self._bound = day.config.start + (1 + max_days_ahead) * 24 * day.config.units_per_hour
         self._writing = threading.Lock()
         self._failure: BaseException | None = None
         self._num_events = 0
@@ -116,21 +133,30 @@ class OnlineRanker:
         self._pending: list[pl.DataFrame] = []
         self._sections = None if day.counts is None else Sections(day)
         self._schema = event_schema(day.config, day.ids)
-        known = {name: ids.id_series for name, ids in day.ids.items()}
-        self._row_of_id = {name: {node: row for row, node in enumerate(ids)} for name, ids in known.items()}
-        self._has_text_ids = {name: ids.dtype == pl.String for name, ids in known.items()}
-        self._lock = _lock_folder(state)
+        self._users, self._items = (NodeRows(name, day.ids[name]) for name in ("user", "item"))
+        self._context = RequestContext(day.config)
+        self._lock = lock_folder(state)
         try:
-            _check_state(state, day)
-            self._log = EventLogFile(state / "events.log")
-            self._restore()
+            # all that can fail comes first, and changes nothing on disk
+            check_state(state, day)
+            log = read_log(state / "events.log")
+            has_learned = self._restore(log.records)
+            tie_state(state, day)
+            self._log = EventLogFile(state / "events.log", log)
+            if has_learned:
+                self._save()
         except BaseException:
             os.close(self._lock)
             raise
 
     @classmethod
     def open(
-        cls, folder: str | Path, *, state: str | Path | None = None, verify: bool = False
+        cls,
+        folder: str | Path,
+        *,
+        state: str | Path | None = None,
+        verify: bool = False,
+        max_days_ahead: int = 1,
     ) -> "OnlineRanker":
         """Open a day's folder and go on from what an earlier ranker has put on disk.
 
@@ -138,17 +164,27 @@ class OnlineRanker:
             folder: from the daily job.
             state: folder of the log and the checkpoint, of one ranker at a time; default ``online`` in the
                 day's folder.
-            verify: compare the checksums of all files of the folder.
+            verify: compare the checksums of the files too that are mapped into memory: those of the others
+                are always compared.
+            max_days_ahead: how many days of 24 hours after the end of its own day the folder may serve: the
+                next daily job can only begin then. Later times are refused, since a single one, of a wrong
+                unit say, would end all periods before it.
 
         Raises:
-            DayFolderError: the folder is not whole or of another version, or the state is of another folder.
+            DayFolderError: the folder is not whole or of another version, or the state is none, or of another
+                folder.
             DamagedLogError: acknowledged events cannot be read any more.
             RuntimeError: another process has the state open.
+            ValueError: ``max_days_ahead`` is negative.
+
+        An ``open`` that raises leaves the state's files as they were.
 
         """
         folder = Path(folder)
         return cls(
-            open_day_folder(folder, verify=verify), folder / "online" if state is None else Path(state)
+            open_day_folder(folder, verify=verify),
+            folder / "online" if state is None else Path(state),
+            max_days_ahead=max_days_ahead,
         )
 
     @property
@@ -169,54 +205,64 @@ class OnlineRanker:
     def rank(
         self,
         user_id: Any,
-        item_ids: Iterable[Any],
-        context: Mapping[str, int],
-        time: int,
+        item_ids: Any,
+        context: Any,
+        time: Any,
     ) -> Ranking:
         """Score the candidates of one request.
 
         Args:
-            user_id: an unknown one is ranked for as the unseen user.
-            item_ids: the candidates; unknown ones share the score of the unseen item.
-            context: a value for each of the folder's ``event_columns``.
-            time: of the request, in the unit of the data. In a period that has not been opened yet the
-                request is answered as of the open one.
+            user_id: an integer or a string, as the folder has; an unknown one is ranked for as the unseen
+                user.
+            item_ids: the candidates, any iterable of IDs, or a series, array or tensor of them; unknown ones
+                share the score of the unseen item.
+            context: a mapping with a value, an integer, for each of the folder's ``event_columns``.
+            time: of the request, an integer in the unit of the data. In a period that has not been opened yet
+                the request is answered as of the open one.
 
         Raises:
-            ValueError: a value of the context is missing or unknown, an ID is of a wrong type, or the time
-                lies before the open period and the one before it.
+            ValueError: a value of the context is missing or unknown, an ID is of a wrong type (1.0 and True
+                are not the user 1), or the time is no integer or lies before the open period and the one
+                before it.
+            RuntimeError: the ranker has been closed.
 
         """
-        names = self.day.config.event_columns
-        if set(context) != set(names):
-            raise ValueError(f"context must name {list(names)}, got {sorted(context)}")
+        if isinstance(self._failure, _Closed):
+            raise RuntimeError("the ranker has been closed: open it again")
+        columns = self._context.columns(context)
+        time = whole_number(time, "the request's time")
         snapshot = next((s for s in reversed(self._snapshots) if s.start <= time), None)
         if snapshot is None:
             raise ValueError(
                 f"the request's time {time} lies before {self._snapshots[0].start}, the start of the oldest "
-                "period that is still kept: requests are answered in the order of time"
+                "period that is still kept: requests are answered in the order of time, in "
+                f"{unit_name(self.day.config)}"
             )
-        user = self._row_of("user", user_id)
-        items = torch.tensor([self._row_of("item", item_id) for item_id in item_ids], dtype=torch.int64)
+        user, items = self._users.row(user_id), self._items.rows(item_ids)
         if not len(items):
             return Ranking(np.zeros(0, np.float32), np.zeros(0, np.int64))
-        columns = np.array([context[name] for name in names], np.int64)
         with torch.inference_mode():
             score = snapshot.score(user, items, columns).sigmoid().numpy()
         return Ranking(score, np.argsort(-score, kind="stable"))
 
-    def append(self, events: pl.DataFrame) -> int:
+    def append(self, events: pl.DataFrame | Any) -> int:
         """Take events, and return the number of all acknowledged ones when these are on disk.
 
         An event of a later period ends the open one first. Inside a period the order of events is free.
+        Events have no identity: one that is sent twice is two events.
 
         Args:
-            events: columns ``user_id``, ``item_id``, ``time``, ``behavior``, ``domain``, the folder's
-                ``event_columns``, and, optionally, ``available_time``.
+            events: a polars frame with columns ``user_id``, ``item_id``, ``time``, ``behavior``, ``domain``,
+                the folder's ``event_columns``, and, optionally, ``available_time``.
 
         Raises:
-            EventLogError: wrong columns or values, or an event of a period that has ended; nothing is taken.
-            RuntimeError: an earlier call has failed half-way: open the ranker again.
+            EventLogError: wrong columns or values, an event of a period that has ended, or one later than
+                the folder may serve; nothing is taken.
+            OSError: the log cannot be written; nothing is taken, and the call may be repeated.
+            EventsKeptError: the events are on disk, but learning from the period that they ended has failed:
+                do not send them again, open the ranker again.
+            RuntimeError: an earlier call has failed half-way, or the ranker has been closed; nothing is
+                taken: open the ranker again.
 
         """
         frame = check_events(events, self.day.config, self.day.ids)
@@ -231,33 +277,44 @@ class OnlineRanker:
                 raise EventLogError(
                     f"events: row {row + 1} has time {frame['time'][row]}, before the open period, which "
                     f"began at {self.period_start}: events come in the order of periods; leave this one to "
-                    "the next daily job"
+                    f"the next daily job; times are {unit_name(self.day.config)}"
                 )
+            late = frame["time"] >= self._bound
+            if late.any():
+                row = int(late.arg_true()[0])
+                raise EventLogError(f"events: row {row + 1} has time {frame['time'][row]}, {self._beyond()}")
             self._log.append(Record(EVENTS, len(frame), lines))
             with self._broken_on_error():
                 self._num_events += len(frame)
                 self._take(frame)
             return self._num_events
 
-    def end_period(self, time: int) -> None:
+    def end_period(self, time: Any) -> None:
         """End the open period, because ``time`` lies in a later one, and open the period of ``time``.
 
+        Args:
+            time: an integer, at most the end of the time that the folder may serve.
+
         Raises:
-            ValueError: ``time`` lies in the open period or before it.
-            RuntimeError: an earlier call has failed half-way: open the ranker again.
+            ValueError: ``time`` is no integer, lies in the open period or before it, or beyond the end.
+            OSError, EventsKeptError, RuntimeError: as :meth:`append`.
 
         """
+        time = whole_number(time, "the time")
         with self._writing:
             self._check_alive()
-            start = self._period_of(time)
+            if time > self._bound:
+                raise ValueError(f"the time is {time}, {self._beyond()}")
+            start = self._period_of(max(time, self.day.config.start - 1))
             if start <= self.period_start:
                 raise ValueError(
                     f"{time} lies in the period of {start}; the open one began at {self.period_start}: "
                     "give a time in a later period"
                 )
-            self._log.append(Record(PERIOD_END, 0, json.dumps({"time": int(time)}).encode()))
+            self._log.append(Record(PERIOD_END, 0, json.dumps({"time": time}).encode()))
             with self._broken_on_error():
                 self._open_period(start)
+                self._save()
 
     def events(self) -> pl.DataFrame:
         """Return all acknowledged events in the order in which they came, for the next daily job."""
@@ -288,30 +345,34 @@ class OnlineRanker:
         for start in np.unique(starts):
             if start > self.period_start:
                 self._open_period(int(start))
+                self._save()
             self._pending.append(frame.filter(pl.Series(starts == start)))
 
     def _open_period(self, start: int) -> None:
         """Learn from the open period, and show readers the state as of ``start``."""
         new = pl.concat([self._ended.clear(), *self._pending]).sort("time", maintain_order=True)
-        self._learn(new)
         self._ended, self._pending = pl.concat([self._ended, new]), []
+        self._learn(start)
         graph = self._graph_of(self._snapshots[-1]).append(self.day.config.relations, new, *self._rows(new))
         self._show(start, graph, self._counts())
-        self._save(start)
 
-    def _learn(self, events: pl.DataFrame) -> None:
-        """Take one gradient step on the period's impressions, as of the period's start."""
+    def _learn(self, end: int) -> None:
+        """Take one gradient step on the impressions whose outcome became known in the open period.
+
+        It lasts until ``end``. Most of them are of that period; some were shown in an earlier one. Each is
+        scored as of the start of its own period, as when it was shown. What waits is in the log, and needs
+        no checkpoint.
+        """
         config = self.day.config
-        shown = events.filter(
-            pl.col("domain").is_in(config.label_domains)
-            & pl.col("behavior").is_in([config.clicked, config.skipped])
-        )
+        known = pl.col("available_time").is_between(self.period_start, end, closed="left")
+        shown = self._ended.filter(is_impression(config) & known)
         batches = []
         if len(shown):
             user, item = self._rows(shown)
             label = torch.from_numpy((shown["behavior"] == config.clicked).to_numpy().astype(np.float32))
             columns = column_values(shown, config.event_columns)
-            data = self._snapshots[-1].click_data(user, item, label, columns)
+            as_of = torch.from_numpy(self._starts_of(shown["time"].to_numpy()))
+            data = self._snapshots[-1].click_data(user, item, label, columns, as_of)
             batches = list(click_batches(data, torch.arange(len(shown)), batch_size=config.batch_size))
         self._updater.update(batches)
 
@@ -345,17 +406,6 @@ class OnlineRanker:
         ids = self.day.ids
         return ids["user"].rows(frame["user_id"]), ids["item"].rows(frame["item_id"])
 
-    def _row_of(self, node_type: str, node_id: Any) -> int:
-        """Look an ID up in a dictionary: the map's own way by a join of frames takes longer for a few."""
-        table = self._row_of_id[node_type]
-        row = table.get(node_id)
-        if row is not None:
-            return row
-        if isinstance(node_id, str) is not self._has_text_ids[node_type]:
-            kind = "strings" if self._has_text_ids[node_type] else "whole numbers"
-            raise ValueError(f"{node_type} IDs of the day's folder are {kind}, got {node_id!r}")
-        return len(table)
-
     def _period_of(self, time: int) -> int:
         return int(self._starts_of(np.array([time], np.int64))[0])
 
@@ -366,24 +416,22 @@ class OnlineRanker:
 
     # ---- checkpoint and restart --------------------------------------------------------------------
 
-    def _save(self, start: int) -> None:
-        """Write what learning has changed; events and requests are in the log."""
-        updater = self._updater
-        save_checkpoint(
-            self._state / "checkpoint.pt",
-            {
-                "start": start,
-                "parameters": [p.detach() for p in updater.parameters],
-                "gradient_sum": updater.gradient_sum,
-                "num_rows": updater.num_rows,
-            },
-        )
+    def _save(self) -> None:
+        """Write what learning has changed; events and requests are in the log, which suffices without it."""
+        path = self._state / "checkpoint.pt"
+        try:
+            save_learned_state(path, self._updater, self.period_start)
+        except (OSError, RuntimeError) as error:
+            logger.warning(
+                "%s cannot be written (%s); the ranker goes on, nothing is lost: opening it again takes "
+                "longer until the checkpoint of a later period is written",
+                path,
+                error,
+            )
 
-    def _restore(self) -> None:
-        """Go to the last checkpoint, then through what the log has beyond it."""
+    def _restore(self, records: list[Record]) -> bool:
+        """Go to the last checkpoint, then through what the log has beyond; say whether a period was."""
         day = self.day
-        records = self._log.records
-        self._log.records = []  # they are not needed again
         lines = b"".join(record.content for record in records if record.kind == EVENTS)
         log = decode_lines(lines, self._schema)
         self._num_events = len(log)
@@ -406,6 +454,15 @@ class OnlineRanker:
             if later > start:
                 self._open_period(later)
             self._pending.append(rest.filter(pl.Series(starts == later)))
+        return self.period_start > start
+
+    def _beyond(self) -> str:
+        """Say how late a time may be."""
+        config = self.day.config
+        return (
+            f"the day began at {config.start}, and its folder serves times before {self._bound}, in "
+            f"{unit_name(config)}: check the unit, run the next daily job, or open with more max_days_ahead"
+        )
 
     def _load_checkpoint(self, opened: np.ndarray) -> int:
         """Load the weights of the last checkpoint and return the period that they are for."""
@@ -413,21 +470,17 @@ class OnlineRanker:
         if not path.exists():
             return self.day.config.start
         try:
-            state = load_checkpoint(path)
+            start = load_learned_state(path, self._updater)
         except ValueError as error:
             logger.warning("%s; going through the whole log instead", error)
             return self.day.config.start
-        if state["start"] not in opened:
+        if start not in opened:
             raise DayFolderError(
-                f"{path} is of the period of {state['start']}, which the log beside it has not opened: "
-                "restore both from one copy"
+                f"{path} is of the period of {start}, which the log beside it has not opened: events that "
+                "had been acknowledged are missing there; nothing has been changed: restore both from one "
+                "copy, or remove the checkpoint to go on without them"
             )
-        updater = self._updater
-        with torch.no_grad():
-            for parameter, value in zip(updater.parameters, state["parameters"], strict=True):
-                parameter.copy_(value)
-        updater.gradient_sum, updater.num_rows = state["gradient_sum"], state["num_rows"]
-        return int(state["start"])
+        return start
 
     # ---- failures ----------------------------------------------------------------------------------
 
@@ -444,41 +497,13 @@ class OnlineRanker:
             yield
         except BaseException as error:
             self._failure = error
-            raise
+            if not isinstance(error, Exception):
+                raise
+            raise EventsKeptError(
+                f"what this call brought is on disk, do not send it again; the ranker could not take it in "
+                f"({error!r}): open it again"
+            ) from error
 
 
 class _Closed(Exception):
     """The ranker has been closed."""
-
-
-def _lock_folder(state: Path) -> int:
-    """Make the folder and hold it for this process alone.
-
-    Raises:
-        RuntimeError: another process holds it.
-
-    """
-    state.mkdir(parents=True, exist_ok=True)
-    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise RuntimeError(f"{state} is open in another ranker: close it, or give another state") from error
-    return handle
-
-
-def _check_state(state: Path, day: DayFolder) -> None:
-    """Tie a state to its day's folder when it is first used; raise if it is of another one."""
-    path = state / "day"
-    if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            file.write(day.identity)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    elif path.read_text() != day.identity:
-        raise DayFolderError(
-            f"{state} holds the events and weights of another day's folder: give a state of its own"
-        )

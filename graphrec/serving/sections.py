@@ -49,9 +49,9 @@ class Sections:
         user: np.ndarray,
         item: np.ndarray,
         columns: np.ndarray,
-        as_of: int,
+        as_of: int | np.ndarray,
     ) -> Tensor:
-        """Return the scaled counts of a side, (rows, its columns)."""
+        """Return the scaled counts of a side, (rows, its columns), as of one time or a time for each row."""
         program = self.of[side].program
         times = np.full(len(user), as_of, np.int64)
         raw = counts.compute(program, user, item, columns, times)

@@ -111,13 +111,33 @@ class Snapshot:
         """Configuration of the day."""
         return self.day.config
 
-    def click_data(self, user: Tensor, item: Tensor, label: Tensor, columns: np.ndarray) -> ClickData:
-        """Return impressions of this period as batches are made of them; ``columns`` as the events have."""
+    def click_data(
+        self,
+        user: Int64[Tensor, " num_rows"],
+        item: Int64[Tensor, " num_rows"],
+        label: Float32[Tensor, " num_rows"],
+        columns: Int64[np.ndarray, "num_rows num_columns"],
+        as_of: Int64[Tensor, " num_rows"] | None = None,
+    ) -> ClickData:
+        """Return impressions as batches are made of them.
+
+        Args:
+            user: rows of the users.
+            item: rows of the items.
+            label: 1 for a click.
+            columns: values of the events' columns.
+            as_of: start of each impression's period, this one or an earlier one of the day; default this one.
+                Graph and counts are those of that time, since they hold when each event became known.
+
+        """
+        as_of = torch.full_like(user, self.start) if as_of is None else as_of
         dense = torch.zeros(len(user), 0)
         if self.counts is not None and self.sections is not None:
             counted = columns[:, : len(self.config.event_sizes)]
-            dense = self.sections.compute("all", self.counts, user.numpy(), item.numpy(), counted, self.start)
-        return self._data(user, item, label, self._context(columns), dense)
+            dense = self.sections.compute(
+                "all", self.counts, user.numpy(), item.numpy(), counted, as_of.numpy()
+            )
+        return self._data(user, item, label, self._context(columns, as_of.numpy()), dense, as_of)
 
     def score(
         self, user: int, items: Int64[Tensor, " num_items"], columns: Int64[np.ndarray, " num_columns"]
@@ -137,7 +157,7 @@ class Snapshot:
 
     def sample_user(self, user: int, columns: Int64[np.ndarray, " num_columns"]) -> UserInput:
         """Look up and sample what the user's side needs."""
-        day, model, context = self.day, self.model, self._context(columns[None])
+        day, model, context = self.day, self.model, self._context(columns[None], self.start)
         row = slice(user, user + 1)
         none = torch.zeros(1, 0)
         sampled: GraphInput | UserNeighbors | None
@@ -287,10 +307,10 @@ class Snapshot:
     def _parts(self) -> HeadParts:
         return HeadParts(self.model, self.sections)
 
-    def _context(self, columns: Int64[np.ndarray, "num_rows num_columns"]) -> Tensor:
-        """Codes of the context fields: the hour in which the period starts, and columns of the events."""
+    def _context(self, columns: Int64[np.ndarray, "num_rows num_columns"], start: int | np.ndarray) -> Tensor:
+        """Codes of the context fields: the hour in which a period starts, and columns of the events."""
         config = self.config
-        hour = (self.start + config.utc_offset) // config.units_per_hour % 24
+        hour = (start + config.utc_offset) // config.units_per_hour % 24
         values = [
             np.full(len(columns), hour) if name == "hour" else columns[:, config.event_columns.index(name)]
             for name in config.contexts
@@ -301,8 +321,16 @@ class Snapshot:
             else torch.zeros(len(columns), 0, dtype=torch.int64)
         )
 
-    def _data(self, user: Tensor, item: Tensor, label: Tensor, context: Tensor, dense: Tensor) -> ClickData:
-        as_of = torch.full_like(user, self.start)
+    def _data(
+        self,
+        user: Tensor,
+        item: Tensor,
+        label: Tensor,
+        context: Tensor,
+        dense: Tensor,
+        as_of: Tensor | None = None,
+    ) -> ClickData:
+        as_of = torch.full_like(user, self.start) if as_of is None else as_of
         impressions = Impressions(user=user, item=item, time=as_of, label=label, context={})
         return replace(self._inputs, impressions=impressions, as_of=as_of, context=context, dense=dense)
 

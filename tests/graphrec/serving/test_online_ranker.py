@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 
 from graph_builders.events import EventLogError
 from graph_builders.splits import Impressions
-from graphrec.serving import DayFolderError, OnlineRanker, open_day_folder, write_day_folder
+from graphrec.serving import (
+    DayFolderError,
+    EventsKeptError,
+    OnlineRanker,
+    open_day_folder,
+    write_day_folder,
+)
 from graphrec.training.batches import ClickData, click_batches, collate
 from graphrec.training.long_term import LongTermSnapshots
 from graphrec.training.loop import predict
@@ -195,7 +201,10 @@ def test_order_inside_a_period_and_size_of_calls_do_not_matter_where_times_diffe
 def test_mistakes_are_named_and_nothing_is_taken(folder, tmp_path):
     with OnlineRanker.open(folder / "union", state=tmp_path) as ranker:
         ranker.append(TODAY.filter(pl.col("time") < START + 2 * PERIOD))
-        size, good = (tmp_path / "events.log").stat().st_size, TODAY.tail(3)
+        size, good = (
+            (tmp_path / "events.log").stat().st_size,
+            TODAY.tail(3).with_columns(domain=pl.lit("internal")),
+        )
         late = pl.col("time") - 10 * PERIOD
         for wrong, message in (
             (good.with_columns(late, late.alias("available_time")), "row 1 has time .* the order of periods"),
@@ -204,7 +213,22 @@ def test_mistakes_are_named_and_nothing_is_taken(folder, tmp_path):
             (good.with_columns(pl.col("time").cast(pl.Float64)), "'time' must hold whole numbers"),
             (good.with_columns(user_id=pl.lit(None, pl.Int64)), "'user_id' is null in row 1"),
             (good.with_columns(item_id=7), "'item_id' has type Int64.* String"),
-            (good.with_columns(behavior=pl.lit("klick")), r"\('\w+', 'klick'\)\] are not known"),
+            (
+                pl.concat([good.head(2), good.tail(1).with_columns(behavior=pl.lit("klick"))]),
+                r"\('\w+', 'klick'\)\] are not known.* is in row 3",
+            ),
+            (good.with_columns(behavior=pl.lit(1)), "'behavior' must hold text, got Int32"),
+            (good.with_columns(user_id=pl.Series([100.0, 100.5, 3.0])), "'user_id' is 100.5 in row 2"),
+            (good.with_columns(user_id=pl.Series([100.0, 1.0, float("nan")])), "'user_id' is nan in row 3"),
+            (good.with_columns(user_id=pl.Series([1, 2**63, 1], dtype=pl.UInt64)), "'user_id' is 92.* row 2"),
+            (good.with_columns(time=pl.Series([1, 1, 2**63], dtype=pl.UInt64)), "'time' is 92.* row 3.* 64"),
+            (good.with_columns(tab=pl.Series([2**63, 1, 1], dtype=pl.UInt64)), "'tab' is 92.* row 1.* 64"),
+            (good.with_columns(behavior=pl.lit("skip"), tab=3), "'tab' is 3 in row 1, an impression"),
+            (good.with_columns(behavior=pl.lit("skip"), tab=-1), "'tab' is -1 in row 1"),
+            (good.with_columns(behavior=pl.lit("skip"), tab=pl.lit(None)), "'tab' is None in row 1"),
+            (good.to_dict(), "must be a polars DataFrame, got dict: make one of it"),
+            (good.lazy(), "must be a polars DataFrame, got LazyFrame: collect it"),
+            (None, "must be a polars DataFrame, got NoneType"),
             (good.with_columns(available_time=pl.col("time") - 1), "row 1 is known before it happens"),
         ):
             with pytest.raises(EventLogError, match=message):
@@ -442,14 +466,17 @@ def test_an_error_between_disk_and_memory_asks_for_opening_again(folder, undistu
     ranker = OnlineRanker.open(folder / "union", state=tmp_path)
     with (
         mock.patch.object(OnlineUpdater, "update", side_effect=MemoryError),
-        pytest.raises(MemoryError),
+        pytest.raises(EventsKeptError, match=r"on disk, do not send it again.*MemoryError") as failure,
     ):
         feed(ranker, 20)
+    assert isinstance(failure.value.__cause__, MemoryError)
+    kept = ranker.num_events
     with pytest.raises(RuntimeError, match="open it again"):
         feed(ranker, 20)
     assert scores(ranker).shape == (NUM_USERS + 1, len(ITEMS))  # readers go on
     ranker.close()
     with OnlineRanker.open(folder / "union", state=tmp_path) as ranker:
+        assert ranker.num_events == kept
         feed(ranker, 20)
         assert_same(ranker, undisturbed)
 
