@@ -121,7 +121,7 @@ def _lsttm_table(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     try:
         LSTTMTable(tyro.cli(TableConfig, args=arguments)).run()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from experiments.inputs import MainInputs, load_inputs
 from experiments.preferences import find_exposures
 from experiments.protocol import NeuralOnDay, ShortTermGraphs
 from experiments.tested_day import TestedDay
+from graph_builders.splits import day_bounds
 from graphrec.evaluation.replay_stream import Past
 from graphrec.models import LSTTM
 from graphrec.serving.counts import CountedFeatures
@@ -90,7 +91,15 @@ def run_daily_job(config: DailyJobConfig, *, inputs: MainInputs | None = None) -
             "shuffle_times is a negative control and long_term_trained_on an ablation; neither can be "
             "served: leave them at their defaults"
         )
+    day_bounds(config.day)
     inputs = load_inputs(path=config.data) if inputs is None else inputs
+    start, _ = inputs.bounds(config.day)
+    last = int(inputs.data.impressions.time.max())
+    if start > last + inputs.window:
+        raise ValueError(
+            f"{config.day} is too late: the last impressions are of {inputs.local_day(last)}, and a model "
+            "serves the day after what it was trained on"
+        )
     if inputs.as_of != "period":
         raise ValueError("a day is served as of the start of each period: load the inputs so")
     model = config.model

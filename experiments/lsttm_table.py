@@ -30,6 +30,7 @@ from experiments.search import (
     write_trial,
 )
 from experiments.table_rows import ROWS, Group, TableRow, rows_of_data
+from graph_builders.splits import day_bounds
 from graphrec.evaluation import Comparison
 from graphrec.training.online import OnlineConfig
 
@@ -92,6 +93,8 @@ class TableConfig:
             raise ValueError(f"no rows {sorted(unknown)}; there are {[*ROWS]}")
         if self.data not in DATA_SETTINGS:
             raise ValueError(f"no data set {self.data!r}; there are {[*DATA_SETTINGS]}")
+        for day in self.days:
+            day_bounds(day)
         if not self.seeds or not self.ablation_seeds or self.jobs < 1 or self.trials < 1:
             raise ValueError("name at least one seed of each kind, one job and one trial")
         impossible = set(self.rows) - {row.name for row in self._all_rows()}
@@ -166,6 +169,8 @@ class LSTTMTable:
             config.data, folder, config.path, DATA_SETTINGS[config.data].period_hours, config.as_of
         )
         self.runner = PartRunner(self.source)
+        for day in config.days:
+            self.runner.inputs.check_window(day)
         self.search_path = results / SEARCH_FILE
         self.searches = config.search and config.as_of == "period"
 

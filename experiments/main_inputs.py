@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -94,6 +95,28 @@ class MainInputs:
             days = early // (86_400 * self.units_per_second)
             raise ValueError(f"{name} lies {days} days behind the start of a period: choose that day")
         return start, start + self.window
+
+    def check_window(self, name: str) -> None:
+        """Check that the window that begins on a day has impressions, and the time before it.
+
+        Raises:
+            ValueError: it has none; the message says what there is.
+
+        """
+        start, end = self.bounds(name)
+        time = self.data.impressions.time
+        first, last = int(time.min()), int(time.max())
+        if not bool((time < start).any()) or not bool(((time >= start) & (time < end)).any()):
+            there = [f"{self.local_day(one)}" for one in (first, last)]
+            raise ValueError(
+                f"{name} needs impressions on the day and before it: those of {self.tables.name} lie from "
+                f"{there[0]} to {there[1]}"
+            )
+
+    def local_day(self, time: int) -> str:
+        """Return the local day of a time as an ISO date."""
+        seconds = (time + self.utc_offset) // self.units_per_second
+        return datetime.fromtimestamp(seconds, tz=UTC).date().isoformat()
 
     def short_term_relations(self, domains: Sequence[str], behaviors: Sequence[str]) -> list[Relation]:
         """Return the relations that play the parts asked for, by domain, then behaviour.

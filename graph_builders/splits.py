@@ -148,8 +148,15 @@ def day_bounds(
 
     >>> day_bounds("2022-05-08", utc_offset_hours=8)
     (1651939200, 1652025600)
+
+    Raises:
+        ValueError: the text is no day.
+
     """
-    parsed = date.fromisoformat(day) if isinstance(day, str) else day
+    try:
+        parsed = date.fromisoformat(day) if isinstance(day, str) else day
+    except ValueError as error:
+        raise ValueError(f"{day!r} is no day: write one such as '2022-05-08'") from error
     midnight = datetime(parsed.year, parsed.month, parsed.day, tzinfo=timezone.utc)  # noqa: UP017
     start = int(midnight.timestamp()) - round(utc_offset_hours * 3600)
     units = UNITS_PER_SECOND[time_resolution]

@@ -193,6 +193,19 @@ def test_a_served_day_is_compared_with_the_protocol(inputs, folders):
         compare_served_day(replace(inputs, fingerprint="other"), folders["union"], MODEL)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"day": "yesterday"}, "'yesterday' is no day: write one such as '2022-05-08'"),
+        ({"day": "2030-01-01"}, "2030-01-01 is too late: the last impressions are of 2022-05-0"),
+        ({"day": DAY, "epochs": -1}, "OptimizerConfig.epochs must be a whole number of at least 0"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_once(inputs, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run_daily_job(DailyJobConfig(**options, output=tmp_path), inputs=inputs)
+
+
 @pytest.mark.slow
 def test_command_line(root, capsys):
     arguments = [

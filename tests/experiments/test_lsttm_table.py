@@ -134,6 +134,14 @@ def test_markdown_and_figure_show_what_the_files_hold(root, finished):
     assert "KuaiRand" not in page.read_text()
 
 
+def test_days_without_data_are_refused_before_anything_runs(root):
+    with pytest.raises(ValueError, match="'2022-13-01' is no day"):
+        table(root, days=("2022-13-01",))
+    for day in ("2022-06-01", "2022-01-01"):
+        with pytest.raises(ValueError, match=f"{day} needs impressions .* lie from 2022-04-2. to 2022-05-0."):
+            table(root, days=(day,))
+
+
 def test_no_figure_without_hours(tmp_path):
     assert not draw_hours(tmp_path, "kuairand", tmp_path / "none.svg")
     assert not (tmp_path / "none.svg").exists()
