@@ -106,7 +106,8 @@ def _tables(
             for _, form, name, metric, digits in COLUMNS
         ]
         found.append(f"| {model} | {' | '.join(cells)} |")
-    found += ["", f"| | search | {' | '.join(heading for heading, *_ in COSTS)} |"]
+    found += ["", "Times are of one thread beside other work, and serve for orders of magnitude.", ""]
+    found += [f"| | search | {' | '.join(heading for heading, *_ in COSTS)} |"]
     found.append("| --- | ---: |" + " ---: |" * len(COSTS))
     trials = {row["model"]: row["trials"] for row in rows}
     for model in _models(values):
