@@ -105,12 +105,11 @@ class MainInputs:
         """
         start, end = self.bounds(name)
         time = self.data.impressions.time
-        first, last = int(time.min()), int(time.max())
         if not bool((time < start).any()) or not bool(((time >= start) & (time < end)).any()):
-            there = [f"{self.local_day(one)}" for one in (first, last)]
+            span = [self.local_day(int(bound)) for bound in time.aminmax()] if len(time) else []
+            there = f"lie from {span[0]} to {span[1]}" if span else "are none"
             raise ValueError(
-                f"{name} needs impressions on the day and before it: those of {self.tables.name} lie from "
-                f"{there[0]} to {there[1]}"
+                f"{name} needs impressions on the day and before it: those of {self.tables.name} {there}"
             )
 
     def local_day(self, time: int) -> str:

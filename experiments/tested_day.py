@@ -35,6 +35,7 @@ class TestedDay:
 
 def prepare_day(inputs: MainInputs, name: str) -> TestedDay:
     """Cut the inputs at the end of a test day and fit the scaler on what came before it."""
+    inputs.check_window(name)
     start, end = inputs.bounds(name)
     data = inputs.data
     # impressions come in the order of time: what lies before the day's end is a slice, and nothing is copied
@@ -42,10 +43,6 @@ def prepare_day(inputs: MainInputs, name: str) -> TestedDay:
     time = data.impressions.time[keep]
     if len(time) and bool((time.diff() < 0).any()):
         raise ValueError("impressions must be in the order of time: sort them before the inputs are made")
-    if not bool((time < start).any()) or not bool((time >= start).any()):
-        raise ValueError(
-            f"{name} needs impressions on the day and before it: choose a later or an earlier day"
-        )
     raw = data.dense[keep]
     scaler = QuantileScaler.fit(raw, time, fit_until=start)
     events = inputs.tables.events.filter(pl.col("time") < end)

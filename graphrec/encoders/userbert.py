@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from graphrec.encoders.fit_until import FittedUntil
 from graphrec.encoders.sentences import BehaviorWords, UserSentences
 from graphrec.nn.transformer import TransformerBlock
 from samplers.queries import expand_ranges
@@ -141,7 +142,7 @@ class WordEmbedding(nn.Module):
         return out
 
 
-class UserBERT(nn.Module):
+class UserBERT(FittedUntil):
     """BERT's encoder over a user's behavioural words and profile; the first token's output is the user.
 
     A word enters as the sum of its own vector, its position's and its segment's; a profile token as the sum
@@ -164,10 +165,10 @@ class UserBERT(nn.Module):
     Attributes:
         out_channels: size of a user's vector.
         options: the other arguments, by name.
-        fit_until: no event at or after this time has been seen in pre-training; ``None``: not pre-trained.
-            A part of the state dict; weights fitted until another time are refused.
 
     """
+
+    noun = "encoder"
 
     def __init__(
         self,
@@ -192,7 +193,6 @@ class UserBERT(nn.Module):
             "dropout": dropout,
             "attention_dropout": attention_dropout,
         }
-        self.fit_until: int | None = None
         self.first = nn.Parameter(torch.zeros(channels))
         self.words = nn.ModuleDict(
             {
@@ -223,37 +223,6 @@ class UserBERT(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-
-    def get_extra_state(self) -> dict[str, int | None]:
-        """Return what the state dict holds beside weights."""
-        return {"fit_until": self.fit_until}
-
-    def set_extra_state(self, state: dict[str, int | None]) -> None:
-        """Take over ``fit_until``.
-
-        Raises:
-            ValueError: this encoder was, or is being, fitted until another time.
-
-        """
-        if self.fit_until not in (None, state["fit_until"]):
-            raise ValueError(
-                f"the weights were fitted on data until {state['fit_until']}, this encoder until "
-                f"{self.fit_until}: delete the checkpoint, or ask for the time that it was made with"
-            )
-        self.fit_until = state["fit_until"]
-
-    def check_before(self, label_start: int) -> None:
-        """Raise if pre-training may have seen anything at or after the first label.
-
-        Raises:
-            ValueError: ``fit_until`` is later than ``label_start``.
-
-        """
-        if self.fit_until is not None and self.fit_until > label_start:
-            raise ValueError(
-                f"the encoder was pre-trained on data until {self.fit_until}, labels begin at {label_start}: "
-                "pre-train it on what was known before"
-            )
 
     def forward(self, sentences: UserSentences) -> Float[Tensor, "num_queries channels"]:
         """Return a vector for each query; it does not depend on the other queries of the batch."""

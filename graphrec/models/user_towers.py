@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from graphrec.encoders.fit_until import FittedUntil
 from graphrec.encoders.sentences import UserSentences
 from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordEmbedding, WordSizes
 from graphrec.models.user_counts import aggregate, num_aggregates
 from samplers.queries import expand_ranges
 
 
-class TowerModel(nn.Module, ABC):
+class TowerModel(FittedUntil, ABC):
     """A joint vector of towers' vectors and of the profile's embeddings.
 
     Args:
@@ -31,8 +32,6 @@ class TowerModel(nn.Module, ABC):
     Attributes:
         sizes: as given.
         out_channels: size of the joint vector.
-        fit_until: no event at or after this time was seen in training; ``None``: not trained. A part of the
-            state dict; weights fitted until another time are refused.
 
     """
 
@@ -41,40 +40,8 @@ class TowerModel(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.sizes, self.out_channels = sizes, channels
-        self.fit_until: int | None = None
         self.profile = nn.ModuleList(nn.Embedding(size, attribute_channels) for size in sizes.profile)
         self.lin_joint = nn.Linear(tower_channels + len(sizes.profile) * attribute_channels, channels)
-
-    def get_extra_state(self) -> dict[str, int | None]:
-        """Return what the state dict holds beside weights."""
-        return {"fit_until": self.fit_until}
-
-    def set_extra_state(self, state: dict[str, int | None]) -> None:
-        """Take over ``fit_until``.
-
-        Raises:
-            ValueError: this model was, or is being, fitted until another time.
-
-        """
-        if self.fit_until not in (None, state["fit_until"]):
-            raise ValueError(
-                f"the weights were fitted on data until {state['fit_until']}, this model until "
-                f"{self.fit_until}: delete the checkpoint, or ask for the time that it was made with"
-            )
-        self.fit_until = state["fit_until"]
-
-    def check_before(self, label_start: int) -> None:
-        """Raise if training may have seen anything at or after the first label.
-
-        Raises:
-            ValueError: ``fit_until`` is later than ``label_start``.
-
-        """
-        if self.fit_until is not None and self.fit_until > label_start:
-            raise ValueError(
-                f"the model was trained on data until {self.fit_until}, labels begin at {label_start}: "
-                "train it on what was known before"
-            )
 
     def forward(self, sentences: UserSentences) -> Float[Tensor, "num_queries channels"]:
         """Return a vector for each query; it does not depend on the other queries of the batch.

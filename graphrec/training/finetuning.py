@@ -15,7 +15,6 @@ and how many there are is to be chosen on the validation part::
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,25 +25,24 @@ from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
 from graph_builders.datasets.downstream_tasks import DownstreamTask, Part
-from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
+from graph_builders.option_checks import check_numbers
+from graphrec.encoders.fit_until import move_fit_until
 from graphrec.encoders.sentence_batches import LengthLoader, sentence_length, take_sentences
 from graphrec.encoders.sentences import UserSentences
-from graphrec.training.loop import OptimizerConfig, TrainingPoint, train_steps
+from graphrec.training.adam import AdamConfig
+from graphrec.training.loop import TrainingPoint, train_steps
 from graphrec.training.task_labels import TaskLabels, labels_of
 from samplers import keyed_uniform
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuningConfig:
+class FinetuningConfig(AdamConfig):
     """How a model is fitted to tasks; the defaults are the paper's for fine-tuning.
 
     Attributes:
         epochs: passes over the training queries.
         batch_size: queries a step (paper: 128; 16 for pre-training on several tasks).
-        learning_rate: of Adam, for all weights.
-        decay: whether the rate falls linearly to zero over the run (the paper names none).
         user_share: of the training users whose labels are used, expected: for the effect of fewer labels.
-        mixed_precision: products in bfloat16. It pays on a GPU.
         random_seed: of the output layers, batches, dropout and the draw of users: two runs that start from
             the same weights end with the same.
 
@@ -52,29 +50,11 @@ class FinetuningConfig:
 
     epochs: int = 10
     batch_size: int = 128
-    learning_rate: float = 1e-4
-    decay: bool = False
     user_share: float = 1.0
-    mixed_precision: bool = False
-    random_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_whole_numbers(self, epochs=0, batch_size=1)
-        check_numbers(self, ("learning_rate",), least=0)
+        super().__post_init__()
         check_numbers(self, ("user_share",), above=0, most=1)
-
-    def optimizer(self) -> OptimizerConfig:
-        """Return the loop's options: AdamW without weight decay is Adam."""
-        return OptimizerConfig(
-            name="adamw",
-            learning_rate=self.learning_rate,
-            embedding_learning_rate=self.learning_rate,
-            weight_decay=0.0,
-            decay=self.decay,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,8 +361,7 @@ def _fit(
 
     def backward(batch: TaskBatch) -> Tensor:
         batch = batch.to(device)
-        precision = torch.autocast(device.type, torch.bfloat16) if config.mixed_precision else nullcontext()
-        with precision:
+        with config.precision(device):
             logits = model(batch.sentences)
         losses = [one.loss(logit) for one, logit in zip(batch.labels, logits, strict=True)]
         loss = torch.stack(losses).sum()
@@ -471,4 +450,4 @@ def _check_sizes(encoder: nn.Module, sentences: UserSentences) -> None:
 def _move_fit_until(encoder: nn.Module, fit_until: int) -> None:
     inner: Any = getattr(encoder, "bert", encoder)  # an encoder of nodes keeps it in its model
     if hasattr(inner, "fit_until"):
-        inner.fit_until = fit_until if inner.fit_until is None else max(fit_until, inner.fit_until)
+        move_fit_until(inner, fit_until)

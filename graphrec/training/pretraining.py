@@ -12,7 +12,6 @@ With a tokenizer (``graphrec.encoders.behavior_words``) and queries, users as of
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +19,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
+from graph_builders.option_checks import check_numbers, check_whole_numbers
+from graphrec.encoders.fit_until import move_fit_until
 from graphrec.encoders.sentence_batches import LengthLoader, sentence_length, take_sentences
 from graphrec.encoders.sentences import UserSentences
 from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
+from graphrec.training.adam import AdamConfig
 from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
-from graphrec.training.loop import OptimizerConfig, TrainingPoint, train_steps
+from graphrec.training.loop import TrainingPoint, train_steps
 from graphrec.training.masked_words import (
     MaskedSentences,
     MaskedWordModel,
@@ -36,49 +37,29 @@ from graphrec.training.masked_words import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainingConfig:
+class PretrainingConfig(AdamConfig):
     """How UserBERT is pre-trained; the defaults are the paper's where it names a value.
 
     Attributes:
         epochs: passes over the sentences.
         batch_size: sentences a step.
-        learning_rate: of Adam, for all weights.
-        decay: whether the rate falls linearly to zero over the run (BERT's; the paper names none).
         chosen_share: of a sentence's words.
         zeroed_share: of the chosen words.
         num_sampled: classes that stand for all in the softmax of an attribute with more; ``None``: all.
-        mixed_precision: products in bfloat16. It pays on a GPU.
         random_seed: keys batches, masks and samples. Dropout draws from torch's generator.
 
     """
 
     epochs: int = 3
     batch_size: int = 16
-    learning_rate: float = 1e-4
-    decay: bool = False
     chosen_share: float = 0.15
     zeroed_share: float = 0.8
     num_sampled: int | None = None
-    mixed_precision: bool = False
-    random_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_whole_numbers(self, epochs=0, batch_size=1, num_sampled=1)
+        super().__post_init__()
+        check_whole_numbers(self, num_sampled=1)
         check_numbers(self, ("chosen_share", "zeroed_share"), least=0, most=1)
-        check_numbers(self, ("learning_rate",), least=0)
-
-    def optimizer(self) -> OptimizerConfig:
-        """Return the loop's options: AdamW without weight decay is Adam."""
-        return OptimizerConfig(
-            name="adamw",
-            learning_rate=self.learning_rate,
-            embedding_learning_rate=self.learning_rate,
-            weight_decay=0.0,
-            decay=self.decay,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-        )
 
 
 def pretrain(
@@ -124,7 +105,7 @@ def pretrain(
     counts = class_counts(sentences, model)
     if encoder.fit_until is None:
         model.start_from_counts(counts)
-    encoder.fit_until = fit_until if encoder.fit_until is None else max(fit_until, encoder.fit_until)
+    move_fit_until(encoder, fit_until)
     sampler = None
     if config.num_sampled is not None:
         sampler = TargetSampler(counts, config.num_sampled, random_seed=config.random_seed)
@@ -152,8 +133,7 @@ def pretrain(
         )
 
     def backward(batch: MaskedSentences) -> Tensor:
-        precision = torch.autocast(device.type, torch.bfloat16) if config.mixed_precision else nullcontext()
-        with precision:
+        with config.precision(device):
             loss: Tensor = model(batch.to(device))
         loss.backward()
         return loss.detach()
