@@ -1,7 +1,7 @@
 """What the click models read: one mini-batch of impressions as tensors, and the sizes of its columns."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -55,6 +55,8 @@ class GraphInput:
         edge_attr: attributes of those edges, (rows, num_neighbors, edge_channels), or no channel.
         num_nodes_after_hop: as in ``SampledSubgraph``.
         user_row, item_row: for each impression, its seed's row.
+        encoder_inputs: for node types with a node-feature encoder, what its ``prepare`` returned for the
+            first rows of the type's table; it has a method ``to``.
 
     """
 
@@ -65,6 +67,7 @@ class GraphInput:
     num_nodes_after_hop: dict[NodeType, list[int]]
     user_row: Int64[Tensor, " num_rows"]
     item_row: Int64[Tensor, " num_rows"]
+    encoder_inputs: dict[NodeType, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "GraphInput":
         """Copy to another device."""
@@ -80,6 +83,7 @@ class GraphInput:
             num_nodes_after_hop=self.num_nodes_after_hop,
             user_row=self.user_row.to(device),
             item_row=self.item_row.to(device),
+            encoder_inputs={name: value.to(device) for name, value in self.encoder_inputs.items()},
         )
 
 

@@ -5,12 +5,13 @@ own (``graphrec.training.long_term``), and no gradient of the click loss reaches
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from graphrec.encoders.base import NodeEncoder
 from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes
 from graphrec.models.preference_fields import NUM_PREFERENCE_DENSE, NUM_PREFERENCE_FIELDS, PreferenceFields
 from graphrec.nn import ConcatenationFusion, DeepFM, FieldEmbedding, LongShortTermGate
@@ -25,7 +26,8 @@ class ShortTermGraph(nn.Module):
     """Field embeddings of users and items, and graph attention over their most recent clicks (section 3.2).
 
     The input vector of a node is its field vectors side by side ("concatenation"), or their sum, which costs
-    a fraction where nodes and fields are many.
+    a fraction where nodes and fields are many. Node types with an encoder have its vectors as well, through
+    a linear map; nodes that the batch brings no input of the encoder for share one learned vector instead.
     """
 
     def __init__(
@@ -38,17 +40,29 @@ class ShortTermGraph(nn.Module):
         node_channels: int = 0,
         self_term: bool = False,
         field_pooling: FieldPooling = "concatenation",
+        encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
     ) -> None:
         super().__init__()
         self.field_pooling = field_pooling
+        encoders = {} if encoders is None else encoders
         self.fields = nn.ModuleDict(
             {
                 "user": FieldEmbedding(sizes.user_fields, channels),
                 "item": FieldEmbedding(sizes.item_fields, channels, num_bag_categories=sizes.item_bag),
             }
         )
+        unknown = sorted(set(encoders) - set(self.fields))
+        if unknown:
+            raise ValueError(f"encoders are of node types {list(self.fields)}, got {unknown}")
+        self.encoders = nn.ModuleDict(encoders)
+        self.encoder_projection = nn.ModuleDict(
+            {name: nn.Linear(encoder.out_channels, channels) for name, encoder in encoders.items()}
+        )
+        self.not_encoded = nn.ParameterDict({name: torch.zeros(channels) for name in encoders})
         in_channels = {
-            name: (embedding.num_fields if field_pooling == "concatenation" else 1) * channels + node_channels
+            name: (embedding.num_fields if field_pooling == "concatenation" else 1) * channels
+            + node_channels
+            + (channels if name in encoders else 0)
             for name, embedding in self.field_embeddings()
         }
         self.edge_channels = edge_channels
@@ -71,13 +85,26 @@ class ShortTermGraph(nn.Module):
         for name, embedding in self.field_embeddings():
             fields = graph.fields[name]
             bag = fields.bag if embedding.num_bag_categories else None
+            dense = graph.node_dense[name]
+            if name in self.encoders:
+                dense = torch.cat([dense, self._encoded(name, graph, num_rows=len(dense))], dim=1)
             if self.field_pooling == "concatenation":
-                x[name] = FieldInput(embedding, fields.codes, bag, graph.node_dense[name])
+                x[name] = FieldInput(embedding, fields.codes, bag, dense)
             else:
-                vectors = embedding.pooled(fields.codes, bag)
-                x[name] = torch.cat([vectors, graph.node_dense[name]], dim=1)
+                x[name] = torch.cat([embedding.pooled(fields.codes, bag), dense], dim=1)
         edge_attr = graph.edge_attr if self.edge_channels else None
         return self.gat(x, graph.neighbors, graph.num_nodes_after_hop, edge_attr)
+
+    def _encoded(self, name: NodeType, graph: GraphInput, *, num_rows: int) -> Float[Tensor, "num_rows _"]:
+        """Return the encoder's vectors of the first rows, and of the others the one that stands for them."""
+        if name not in graph.encoder_inputs:
+            raise ValueError(
+                f"nodes of type {name!r} have an encoder and the batch has no input for it: give ClickData "
+                f"the encoders={{{name!r}: EncodedNodes(...)}}"
+            )
+        vectors = self.encoder_projection[name](self.encoders[name](graph.encoder_inputs[name]))
+        others = self.not_encoded[name].expand(num_rows - len(vectors), -1)
+        return torch.cat([vectors, others])
 
 
 class LongTermGraph(nn.Module):
@@ -133,6 +160,8 @@ class LSTTM(nn.Module):
     - ``sizes.dense``: past counts as dense features of the head, as in the baselines.
     - ``edge_channels``: attributes of the edges (type, age) in the attention of the short-term graph.
     - ``node_channels``: further features of its nodes (degrees as of the query time).
+    - ``encoders``: node-feature encoders of users or items, by node type, as further features of the nodes of
+      the short-term graph. They learn with the rest, unless their parameters take no gradient.
     - ``preference_channels``: preference vectors of the batch, the bias included, as two more fields of the
       head and three dense features (``PreferenceFields``); 0 for none.
 
@@ -159,6 +188,7 @@ class LSTTM(nn.Module):
         item_vectors: bool = False,
         raw_fields: bool = False,
         preference_channels: int = 0,
+        encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
         hidden_channels: Sequence[int] = (128, 128),
         dropout: float = 0.0,
     ) -> None:
@@ -173,6 +203,7 @@ class LSTTM(nn.Module):
             node_channels=node_channels,
             self_term=self_term,
             field_pooling=field_pooling,
+            encoders=encoders,
         )
         # d_j of equation (5), and the contexts c of equation (6)
         self.item_and_context = FieldEmbedding((sizes.num_items + 1, *sizes.context_fields), channels)

@@ -4,9 +4,9 @@ All inputs of an impression are as of the start of its period, so all impression
 time and a node is sampled and encoded once for it.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from graph_builders.option_checks import check_choices, check_whole_numbers
 from graph_builders.splits import Impressions
+from graphrec.encoders.base import EncoderInput
+from graphrec.encoders.input_reader import InputReader
 from graphrec.models.inputs import ClickBatch, GraphInput, NodeFields, SequenceInput
 from graphrec.nn.bipartite_gat import merge_neighbors
 from graphrec.training.long_term import LongTermSnapshots
@@ -22,6 +24,7 @@ from samplers import (
     MultiHopSampler,
     NodeType,
     RecentNeighborSampler,
+    SampledSubgraph,
     SeedLoader,
     TemporalCSR,
     UniformNeighborSampler,
@@ -90,6 +93,28 @@ class ItemSequences:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedNodes:
+    """How the inputs of a node type's encoder are read for the nodes of a batch's short-term graph.
+
+    Attributes:
+        reader: of the encoder's requests and fields, on a graph with the rows of the short-term graph. It may
+            hold later events: a history ends before its query's time.
+        prepare: the encoder's own. It has no parameters, so it runs ahead in the batches' thread.
+        num_hops: None for all nodes of the batch's graph. A number encodes those up to so many hops from the
+            impressions alone, 0 for their own users or items. That is cheaper, and the scores of a row then
+            depend a little on the batch: what is far from one row may be near another.
+
+    """
+
+    reader: InputReader
+    prepare: Callable[[EncoderInput], Any]
+    num_hops: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole_numbers(self, num_hops=0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClickData:
     """Everything that batches are cut from; one row for each impression where not said otherwise.
 
@@ -106,6 +131,7 @@ class ClickData:
         units_per_hour: units of time in an hour, for the scale of ages.
         sequences: past events of the users, by name, or None for a model that reads none.
         preferences: preference vectors by day, or None for a model without them.
+        encoders: by node type of the short-term graph, what its node-feature encoder reads.
 
     """
 
@@ -121,6 +147,7 @@ class ClickData:
     units_per_hour: int = 3600
     sequences: Mapping[str, ItemSequences] | None = None
     preferences: LongTermSnapshots | None = None
+    encoders: Mapping[NodeType, EncodedNodes] = field(default_factory=dict)
 
     def with_graph(self, csrs: Mapping[EdgeType, TemporalCSR] | None) -> "ClickData":
         """Return the same impressions on another version of the short-term graph."""
@@ -230,7 +257,22 @@ def _sample_graph(
         num_nodes_after_hop=subgraph.num_nodes_after_hop,
         user_row=subgraph.seed_index["user"],
         item_row=subgraph.seed_index["item"],
+        encoder_inputs={
+            name: _prepare_nodes(encoded, name, subgraph) for name, encoded in data.encoders.items()
+        },
     )
+
+
+def _prepare_nodes(encoded: EncodedNodes, name: NodeType, subgraph: SampledSubgraph) -> Any:
+    after_hop = subgraph.num_nodes_after_hop[name]
+    hops = len(after_hop) - 1 if encoded.num_hops is None else encoded.num_hops
+    if hops >= len(after_hop):
+        raise ValueError(
+            f"nodes of type {name!r} are to be encoded up to {hops} hops away, the short-term "
+            f"graph has {len(after_hop) - 1}: take num_hops of at most that"
+        )
+    nodes = slice(after_hop[hops])
+    return encoded.prepare(encoded.reader.read(subgraph.node[name][nodes], subgraph.time[name][nodes]))
 
 
 def _sample_sequence(data: ClickData, sequence: ItemSequences, user: Tensor, as_of: Tensor) -> SequenceInput:

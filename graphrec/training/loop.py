@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
+from graphrec.encoders.base import NodeEncoder
 from graphrec.models.inputs import ClickBatch
 from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from graphrec.training.pair_loss import pair_loss
@@ -29,6 +30,8 @@ class OptimizerConfig:
         embedding_learning_rate: of the embedding tables.
         linear_learning_rate: of the tables of one channel, which are first-order weights: each row is one
             number and learns as a weight of a linear model does. None: ``embedding_learning_rate``.
+        encoder_learning_rate: of all parameters of node-feature encoders, tables included, with
+            ``weight_decay``. None: as if they were the model's own.
         weight_decay: of the dense layers; embedding tables have ``embedding_weight_decay``.
         pair_weight: weight of :func:`~graphrec.training.pair_loss.pair_loss` over the pairs of a batch that
             share the user, beside the loss of each row. Shuffled batches hold whole periods, so these are
@@ -42,6 +45,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 2e-4
     linear_learning_rate: float | None = None
+    encoder_learning_rate: float | None = None
     weight_decay: float = 1e-2
     embedding_weight_decay: float = 0.0
     pair_weight: float = 0.0
@@ -52,7 +56,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_whole_numbers(self, epochs=0, batch_size=1)
-        check_numbers(self, ("learning_rate", "embedding_learning_rate", "linear_learning_rate"), least=0)
+        rates = ("learning_rate", "embedding_learning_rate", "linear_learning_rate", "encoder_learning_rate")
+        check_numbers(self, rates, least=0)
         check_numbers(self, ("weight_decay", "embedding_weight_decay", "pair_weight"), least=0)
 
 
@@ -68,11 +73,21 @@ class TrainingPoint:
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Make the optimiser of the paper or AdamW, with groups for dense weights and embedding tables.
 
-    First-order weights are a group of their own where the configuration has a rate for them.
+    First-order weights, and node-feature encoders, are groups of their own where the configuration has a rate
+    for them.
     """
+    encoder = dict[int, nn.Parameter]()
+    if config.encoder_learning_rate is not None:
+        encoder = {
+            id(p): p
+            for module in model.modules()
+            if isinstance(module, NodeEncoder)
+            for p in module.parameters()
+        }
     tables = embedding_tables(model)
-    dense = [p for name, p in model.named_parameters() if name not in tables]
-    sparse, linear = list(tables.values()), list[nn.Parameter]()
+    dense = [p for name, p in model.named_parameters() if name not in tables and id(p) not in encoder]
+    sparse = [table for table in tables.values() if id(table) not in encoder]
+    linear = list[nn.Parameter]()
     if config.linear_learning_rate is not None:
         linear = [table for table in sparse if table.shape[1] == 1]
         sparse = [table for table in sparse if table.shape[1] > 1]
@@ -81,6 +96,11 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         {"params": dense, "lr": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": sparse, "lr": config.embedding_learning_rate, "weight_decay": decay},
         {"params": linear, "lr": config.linear_learning_rate, "weight_decay": decay},
+        {
+            "params": list(encoder.values()),
+            "lr": config.encoder_learning_rate,
+            "weight_decay": config.weight_decay,
+        },
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adagrad":

@@ -101,13 +101,17 @@ def touched_rows(model: nn.Module, batches: Sequence[object]) -> TouchedRows:
 
 @dataclass(frozen=True, eq=False)
 class _Lookup:
-    """A call of ``embedding`` (``mode`` is None), or of ``embedding_bag`` on bags of one size."""
+    """A call of ``embedding`` (``mode`` is None), or of ``embedding_bag``.
+
+    Bags of one size are rows of ``index``; others lie side by side, and ``ptr`` says where each ends.
+    """
 
     index: Tensor
     table: Tensor
     mode: str | None = None
     weight: Tensor | None = None
     padding_index: int | None = None
+    ptr: Tensor | None = None
 
     def on(self, index: Tensor, table: Tensor) -> Tensor:
         """Make the same look-up elsewhere; the row of the padding gets no gradient there either."""
@@ -116,6 +120,13 @@ class _Lookup:
             if self.padding_index is None:
                 return found
             return torch.where((self.index == self.padding_index)[..., None], found.detach(), found)
+        if self.ptr is not None:
+            size = self.ptr.diff()
+            bag = torch.repeat_interleave(torch.arange(len(size), device=index.device), size)
+            rows = functional.embedding(index, table)
+            total = torch.zeros(len(size), table.shape[1], dtype=table.dtype, device=table.device)
+            total = total.index_add(0, bag, rows)
+            return total if self.mode == "sum" else total / size.clamp(min=1)[:, None]
         weight = self.weight
         if weight is None:
             share = 1.0 if self.mode == "sum" else 1.0 / index.shape[1]
@@ -131,19 +142,24 @@ def _lookup(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     elif func is functional.embedding_bag:
         given = dict(zip(_EMBEDDING_BAG, args, strict=False)) | dict(kwargs)
         mode = given.get("mode", "mean")
-        if given["input"].ndim != 2 or mode not in ("sum", "mean"):
+        if mode not in ("sum", "mean"):
             return None
     else:
         return None
     padding = given.get("padding_idx")
-    changes_rows = any(given.get(name) is not None for name in ("max_norm", "offsets"))
-    if changes_rows or given.get("scale_grad_by_freq"):
+    if given.get("max_norm") is not None or given.get("scale_grad_by_freq"):
         return None
     if padding is not None:
         if mode is not None:
             return None
         padding %= len(given["weight"])  # negative ones count from the end
-    return _Lookup(given["input"], given["weight"], mode, given.get("per_sample_weights"), padding)
+    weight, ptr = given.get("per_sample_weights"), given.get("offsets")
+    if ptr is not None:
+        if weight is not None:
+            return None
+        if not given.get("include_last_offset"):
+            ptr = functional.pad(ptr, (0, 1), value=len(given["input"]))
+    return _Lookup(given["input"], given["weight"], mode, weight, padding, ptr)
 
 
 class _RecordLookups(TorchFunctionMode):

@@ -32,6 +32,13 @@ READS = {
     "bags, weighted": lambda table, index: functional.embedding_bag(
         index, table.weight, mode="sum", per_sample_weights=1.0 + index.double()
     ),
+    # the second bag is empty
+    "ragged bags, sum": lambda table, index: functional.embedding_bag(
+        index.flatten(), table.weight, torch.tensor([0, 1, 1]), mode="sum"
+    ),
+    "ragged bags, mean": lambda table, index: functional.embedding_bag(
+        index.flatten(), table.weight, torch.tensor([0, 2, 2, index.numel()]), include_last_offset=True
+    ),
 }
 WHOLE = {
     "brackets": lambda table, index: table.weight[index],
