@@ -1,7 +1,7 @@
-"""Losses over node vectors: the neighbour similarity of walks, LSTTM equation (8)."""
+"""Losses over node vectors: the neighbour similarity of walks, and the contrast of two views of each row."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -46,3 +46,46 @@ def neighbor_similarity_loss(
         score = torch.einsum("pc,pnc->pn", anchor, functional.embedding(negative, x))
         loss = loss - functional.logsigmoid(-score).sum(dim=-1)
     return loss.mean() if len(loss) else x.sum() * 0.0
+
+
+def contrastive_loss(
+    first: Float[Tensor, "num_pairs channels"],
+    second: Float[Tensor, "num_pairs channels"],
+    *,
+    temperature: float = 0.1,
+    owner: Int64[Tensor, "2 num_pairs"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Tell the partner of each vector from all others of the batch by cosine, in both directions; the mean.
+
+    .. math:: l(x, y) = -\log \frac{e^{g(x, y) / \tau}}{\sum_{\nu \ne x} e^{g(x, \nu) / \tau}}, \qquad
+              L = \frac{1}{2 n} \sum_i \big( l(x_i, y_i) + l(y_i, x_i) \big)
+
+    Equations (2) and (3) of LURM (Yang et al., 2021), the loss of SimCLR (Chen et al., ICML 2020): the
+    2 n - 2 vectors of the other pairs are negatives.
+
+    Args:
+        first: one vector of each pair, of any length above 0.
+        second: the other one.
+        temperature: tau, above 0.
+        owner: what each vector is of, such as an item or a user. Vectors with the owner of either end of a
+            pair are no negatives of it: a batch may hold an item twice. ``None``: all are, as in the paper.
+
+    Raises:
+        ValueError: there is no pair, or ``temperature`` is not above 0.
+
+    """
+    if not len(first):
+        raise ValueError("the contrastive loss needs a pair: the batch is empty")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    num_pairs = len(first)
+    x = functional.normalize(torch.cat([first, second]).float(), dim=1)
+    row = torch.arange(2 * num_pairs, device=x.device)
+    partner = (row + num_pairs) % (2 * num_pairs)
+    left_out = row[:, None] == row
+    if owner is not None:
+        of = owner.flatten()
+        equal = of[:, None] == of
+        left_out = (left_out | equal | equal[partner]) & (row != partner[:, None])
+    logit = (x @ x.T / temperature).masked_fill(left_out, -torch.inf)
+    return functional.cross_entropy(logit, partner)

@@ -2,9 +2,10 @@
 
 import math
 
+import pytest
 import torch
 
-from graphrec.losses import neighbor_similarity_loss, walk_pairs
+from graphrec.losses import contrastive_loss, neighbor_similarity_loss, walk_pairs
 
 
 def log_sigmoid(value):
@@ -68,3 +69,60 @@ def test_with_negatives_the_pairs_come_apart():
     assert cosine[2, 3] > 0.9
     assert cosine[0, 2] < 0
     assert cosine[1, 3] < 0
+
+
+def slow_contrastive(first, second, temperature, owner=None):
+    """The mean over both directions, number by number."""
+    vectors = [*first, *second]
+    num_pairs = len(first)
+
+    def cosine(x, y):
+        dot = sum(a * b for a, b in zip(x, y, strict=True))
+        return dot / math.sqrt(sum(a * a for a in x)) / math.sqrt(sum(b * b for b in y))
+
+    total = 0.0
+    for place, x in enumerate(vectors):
+        partner = (place + num_pairs) % len(vectors)
+        own = set() if owner is None else {owner[place], owner[partner]}
+        scores = [
+            math.exp(cosine(x, y) / temperature)
+            for other, y in enumerate(vectors)
+            if other == partner or (other != place and (owner is None or owner[other] not in own))
+        ]
+        total -= math.log(math.exp(cosine(x, vectors[partner]) / temperature) / sum(scores))
+    return total / len(vectors)
+
+
+def test_contrastive_loss_is_that_of_the_formula():
+    first = [[1.0, 0.0], [0.5, 2.0], [-1.0, 1.0]]
+    second = [[2.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
+    x, y = torch.tensor(first), torch.tensor(second)
+    for temperature in (0.1, 1.0):
+        expected = slow_contrastive(first, second, temperature)
+        found = contrastive_loss(x, y, temperature=temperature)
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    # two orthogonal pairs, each of equal ends: -log(e^1 / (e^1 + 2 e^0))
+    pairs = torch.eye(2)
+    expected = -math.log(math.e / (math.e + 2))
+    torch.testing.assert_close(contrastive_loss(pairs, pairs, temperature=1.0), torch.tensor(expected))
+
+
+def test_vectors_of_the_same_owner_are_no_negatives():
+    first = [[1.0, 0.0], [0.5, 2.0], [-1.0, 1.0]]
+    second = [[2.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
+    owner = [7, 8, 7, 9, 7, 9]  # 7 is an end of each pair
+    expected = slow_contrastive(first, second, 0.5, owner)
+    found = contrastive_loss(
+        torch.tensor(first), torch.tensor(second), temperature=0.5, owner=torch.tensor(owner).view(2, 3)
+    )
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-6)
+    distinct = torch.arange(6).view(2, 3)
+    x, y = torch.tensor(first), torch.tensor(second)
+    assert torch.equal(contrastive_loss(x, y, owner=distinct), contrastive_loss(x, y))
+
+
+def test_contrastive_loss_refuses_nothing_and_no_temperature():
+    with pytest.raises(ValueError, match="batch is empty"):
+        contrastive_loss(torch.zeros(0, 2), torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        contrastive_loss(torch.ones(1, 2), torch.ones(1, 2), temperature=0.0)
