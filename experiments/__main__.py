@@ -7,7 +7,7 @@ import sys
 # before the first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-if sys.argv[1:2] in (["lsttm_table"], ["simulator_effects"]):
+if sys.argv[1:2] in (["lsttm_table"], ["simulator_effects"], ["userbert_tables"]):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # its jobs have one thread each
 
 TABLES = {
@@ -22,7 +22,9 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   controls LSTTM without some of its parts, in the paper's form, and on shuffled times
   baselines the paper's baselines beside DeepFM and boosted trees: the last test day, one seed
   meta     LSTTM and DeepFM with and without temporal MAML: the last test day, one seed
+  user_encoders LSTTM with UserBERT among its users' features and without: the last test day, one seed
   lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
+  userbert_tables UserBERT and its baselines on users' tasks; goes on where it stopped
   simulator_effects what each part of LSTTM brings on simulated data; goes on where it stopped
   report   the page of a table that has been run: --table NAME
   readme   put the tables into README.md and docs
@@ -65,6 +67,10 @@ def main(arguments: list[str]) -> int:
         from experiments.effects_report import main as simulator_effects
 
         return simulator_effects(rest)
+    if command == "userbert_tables":
+        from experiments.userbert_tables import main as userbert_tables
+
+        return userbert_tables(rest)
     if command == "readme":
         from experiments.readme import update_pages
 
@@ -78,6 +84,7 @@ def main(arguments: list[str]) -> int:
         "controls": config.controls,
         "baselines": config.baselines,
         "meta": config.meta,
+        "user_encoders": config.user_encoders,
     }
     if command not in named:
         print(f"no command {command!r}\n\n{USAGE}", file=sys.stderr)

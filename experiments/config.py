@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
 
+from experiments.user_encoders import LEARNING, UserBERTFeatures
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
@@ -62,7 +63,8 @@ class LSTTMConfig:
     With ``meta`` it is trained by temporal MAML, with ``optimizer`` outside, and otherwise on plain batches.
     With ``plain_first`` as well, it is first trained so on plain batches: temporal MAML is slower a row.
     With ``preference`` it also reads what was learned from items that were shown and left; the seed of a run
-    takes the place of ``preference.random_seed``.
+    takes the place of ``preference.random_seed``. With ``user_encoder`` the short-term graph's
+    users have its vectors as further features.
     """
 
     long_term: bool = True
@@ -78,6 +80,7 @@ class LSTTMConfig:
     short_term: ShortTermConfig = ShortTermConfig(num_neighbors=5, edge_features=True, degree_features=True)
     shuffle_times: bool = False
     preference: PreferenceConfig | None = None
+    user_encoder: UserBERTFeatures | None = None
     channels: int = 16
     hidden_channels: tuple[int, ...] = (128, 128)
     dropout: float = 0.3
@@ -289,7 +292,17 @@ BASELINES: dict[str, ModelConfig] = {
     "DIN+DeepFM (+external)": BaselineConfig(model="DIN", sequences=("internal", "external")),
 }
 
-ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES, **META, **PREFERENCE}
+ENCODERS: dict[str, ModelConfig] = {
+    f"LSTTM + UserBERT, {learning}": replace(
+        lsttm_with_preference(),
+        user_encoder=UserBERTFeatures(learning=learning),
+        optimizer=OptimizerConfig(encoder_learning_rate=2e-4),
+    )
+    for learning in LEARNING
+}
+ENCODERS["LSTTM of its own table"] = lsttm_with_preference()
+
+ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES, **META, **PREFERENCE, **ENCODERS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,3 +369,8 @@ def meta() -> MainConfig:
     """Return LSTTM and DeepFM with and without temporal MAML: the last test day, one seed."""
     models = ("LSTTM, temporal MAML", "LSTTM", "DeepFM + counts, temporal MAML", "DeepFM + counts")
     return MainConfig(table="meta", test_days=TEST_DAYS[-1:], seeds=(0,), models=models)
+
+
+def user_encoders() -> MainConfig:
+    """Return LSTTM with UserBERT among its users' features, and without: the last test day, one seed."""
+    return MainConfig(table="user_encoders", test_days=TEST_DAYS[-1:], seeds=(0,), models=tuple(ENCODERS))

@@ -91,6 +91,8 @@ def run_daily_job(config: DailyJobConfig, *, inputs: MainInputs | None = None) -
             "shuffle_times is a negative control and long_term_trained_on an ablation; neither can be "
             "served: leave them at their defaults"
         )
+    if config.model.user_encoder is not None:
+        raise ValueError("a model with a user_encoder cannot be served yet: leave it out")
     day_bounds(config.day)
     inputs = load_inputs(path=config.data) if inputs is None else inputs
     start, _ = inputs.bounds(config.day)

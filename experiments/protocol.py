@@ -30,8 +30,10 @@ from experiments.sml_on_day import SMLOnDay
 from experiments.tested_day import Scores, TestedDay, replay_day, row_numbers
 from experiments.tested_day import prepare_day as prepare_day
 from experiments.update_forms import Timings, UpdatedModels
+from experiments.user_encoders import encoded_users, trained_userbert
 from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.events import EventLog
+from graphrec.encoders.base import NodeEncoder
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, AutoIntRanker, DeepFMRanker, DINRanker, FMRanker, NFMRanker
 from graphrec.models.inputs import ClickBatch
@@ -44,7 +46,7 @@ from graphrec.training.loop import OptimizerConfig, TrainingPoint, train
 from graphrec.training.meta import train_meta
 from graphrec.training.meta_tasks import MetaTasks
 from graphrec.training.online import OnlineConfig, UpdateForm
-from samplers import EdgeType, TemporalCSR
+from samplers import EdgeType, NodeType, TemporalCSR
 
 
 def run_simple(day: TestedDay, model: OnDay, period: int) -> Scores:
@@ -87,8 +89,14 @@ def item_sequences(inputs: MainInputs, config: BaselineConfig) -> dict[str, Item
     }
 
 
-def make_model(config: NeuralConfig, data: ClickData, inputs: MainInputs, channels: int) -> nn.Module:
-    """Build an untrained model for the batches of ``data``."""
+def make_model(
+    config: NeuralConfig,
+    data: ClickData,
+    inputs: MainInputs,
+    channels: int,
+    encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
+) -> nn.Module:
+    """Build an untrained model for the batches of ``data``; LSTTM alone has encoders."""
     preference_channels = 0 if data.preferences is None else data.preferences.vectors["user"].shape[-1]
     sizes = replace(inputs.sizes, dense=data.dense.shape[1] if config.past_counts else 0)
     if isinstance(config, BaselineConfig):
@@ -127,6 +135,8 @@ def make_model(config: NeuralConfig, data: ClickData, inputs: MainInputs, channe
         item_vectors=config.item_vectors,
         raw_fields=config.raw_fields,
         preference_channels=preference_channels,
+        encoders=encoders,
+        encoded_nodes="all" if config.user_encoder is None else config.user_encoder.nodes,
         hidden_channels=config.hidden_channels,
         dropout=config.dropout,
     )
@@ -171,10 +181,22 @@ class NeuralOnDay:
             data = replace(data, sequences=item_sequences(day.inputs, config))
         if reads_preference:
             data = replace(data, preferences=preferences)
-        self.data = data
         torch.manual_seed(seed)
+        encoders: dict[NodeType, NodeEncoder[Any]] = {}
+        if isinstance(config, LSTTMConfig) and config.user_encoder is not None:
+            encoder = trained_userbert(
+                day.inputs,
+                config.user_encoder,
+                until=day.start,
+                random_seed=seed,
+                device=device,
+                checkpoint=None if checkpoint is None else checkpoint.with_suffix(".encoder.pt"),
+            )
+            encoders["user"] = encoder
+            data = replace(data, encoders={"user": encoded_users(day.inputs, encoder, config.user_encoder)})
+        self.data = data
         channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
-        self.model = make_model(config, data, day.inputs, channels).to(device)
+        self.model = make_model(config, data, day.inputs, channels, encoders).to(device)
         self.curve: list[TrainingPoint] = []
         self.updated: UpdatedModels | None = None
         self.batches: list[ClickBatch] = []

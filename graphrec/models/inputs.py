@@ -36,7 +36,7 @@ class NodeFields:
     codes: Int64[Tensor, "num_nodes num_fields"]
     bag: Int64[Tensor, "num_nodes bag_size"]
 
-    def __getitem__(self, row: Tensor) -> "NodeFields":
+    def __getitem__(self, row: Tensor | slice) -> "NodeFields":
         return NodeFields(codes=self.codes[row], bag=self.bag[row])
 
     def to(self, device: torch.device | str) -> "NodeFields":
@@ -56,7 +56,7 @@ class GraphInput:
         num_nodes_after_hop: as in ``SampledSubgraph``.
         user_row, item_row: for each impression, its seed's row.
         encoder_inputs: for node types with a node-feature encoder, what its ``prepare`` returned for the
-            first rows of the type's table; it has a method ``to``.
+            seeds, or for all rows of the type's table; it has a method ``to``.
 
     """
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from graphrec.encoders.base import NodeEncoder
-from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes
+from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes, NodeFields
 from graphrec.models.preference_fields import NUM_PREFERENCE_DENSE, NUM_PREFERENCE_FIELDS, PreferenceFields
 from graphrec.nn import ConcatenationFusion, DeepFM, FieldEmbedding, LongShortTermGate
 from graphrec.nn.bipartite_gat import BipartiteGAT, FieldInput, NodeNeighbors
@@ -26,8 +26,9 @@ class ShortTermGraph(nn.Module):
     """Field embeddings of users and items, and graph attention over their most recent clicks (section 3.2).
 
     The input vector of a node is its field vectors side by side ("concatenation"), or their sum, which costs
-    a fraction where nodes and fields are many. Node types with an encoder have its vectors as well, through
-    a linear map; nodes that the batch brings no input of the encoder for share one learned vector instead.
+    a fraction where nodes and fields are many. Node types with an encoder have its vectors as well, through a
+    linear map. Where "seeds" alone are encoded, one learned vector stands in for nodes as neighbours, be they
+    seeds or not, so that a row's score does not depend on the batch; that takes a single layer.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class ShortTermGraph(nn.Module):
         self_term: bool = False,
         field_pooling: FieldPooling = "concatenation",
         encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
+        encoded_nodes: Literal["all", "seeds"] = "all",
     ) -> None:
         super().__init__()
-        self.field_pooling = field_pooling
+        self.field_pooling, self.encoded_nodes = field_pooling, encoded_nodes
         encoders = {} if encoders is None else encoders
         self.fields = nn.ModuleDict(
             {
@@ -54,6 +56,8 @@ class ShortTermGraph(nn.Module):
         unknown = sorted(set(encoders) - set(self.fields))
         if unknown:
             raise ValueError(f"encoders are of node types {list(self.fields)}, got {unknown}")
+        if encoders and encoded_nodes == "seeds" and num_layers > 1:
+            raise ValueError(f'encoded_nodes="seeds" goes with one layer, not {num_layers}: take "all"')
         self.encoders = nn.ModuleDict(encoders)
         self.encoder_projection = nn.ModuleDict(
             {name: nn.Linear(encoder.out_channels, channels) for name, encoder in encoders.items()}
@@ -81,30 +85,54 @@ class ShortTermGraph(nn.Module):
 
     def forward(self, graph: GraphInput) -> dict[NodeType, Tensor]:
         """Return the short-term vectors of the seeds of both node types, (num distinct seeds, channels)."""
-        x: dict[NodeType, Tensor | FieldInput] = {}
+        x, own_x = dict[NodeType, Tensor | FieldInput](), dict[NodeType, Tensor | FieldInput]()
         for name, embedding in self.field_embeddings():
-            fields = graph.fields[name]
-            bag = fields.bag if embedding.num_bag_categories else None
             dense = graph.node_dense[name]
-            if name in self.encoders:
-                dense = torch.cat([dense, self._encoded(name, graph, num_rows=len(dense))], dim=1)
-            if self.field_pooling == "concatenation":
-                x[name] = FieldInput(embedding, fields.codes, bag, dense)
+            if name not in self.encoders:
+                x[name] = self._input(embedding, graph.fields[name], dense)
+                continue
+            vectors = self._encoded(name, graph)
+            seeds = len(vectors)
+            own_x[name] = self._input(
+                embedding, graph.fields[name][:seeds], torch.cat([dense[:seeds], vectors], 1)
+            )
+            if self.encoded_nodes == "all":
+                x[name] = own_x.pop(name)
             else:
-                x[name] = torch.cat([embedding.pooled(fields.codes, bag), dense], dim=1)
+                others = self.not_encoded[name].expand(len(dense), -1)
+                x[name] = self._input(embedding, graph.fields[name], torch.cat([dense, others], 1))
         edge_attr = graph.edge_attr if self.edge_channels else None
-        return self.gat(x, graph.neighbors, graph.num_nodes_after_hop, edge_attr)
+        return self.gat(x, graph.neighbors, graph.num_nodes_after_hop, edge_attr, own_x=own_x)
 
-    def _encoded(self, name: NodeType, graph: GraphInput, *, num_rows: int) -> Float[Tensor, "num_rows _"]:
-        """Return the encoder's vectors of the first rows, and of the others the one that stands for them."""
+    def train(self, mode: bool = True) -> "ShortTermGraph":
+        """Switch dropout on or off, but leave it off in encoders that do not learn."""
+        super().train(mode)
+        for encoder in self.encoders.values():
+            encoder.train(mode and any(parameter.requires_grad for parameter in encoder.parameters()))
+        return self
+
+    def _input(self, embedding: FieldEmbedding, fields: NodeFields, dense: Tensor) -> Tensor | FieldInput:
+        bag = fields.bag if embedding.num_bag_categories else None
+        if self.field_pooling == "concatenation":
+            return FieldInput(embedding, fields.codes, bag, dense)
+        return torch.cat([embedding.pooled(fields.codes, bag), dense], dim=1)
+
+    def _encoded(self, name: NodeType, graph: GraphInput) -> Float[Tensor, "num_encoded _"]:
+        """Return the encoder's vectors of the first rows, or of all."""
+        after_hop = graph.num_nodes_after_hop[name]
+        wanted = after_hop[0 if self.encoded_nodes == "seeds" else -1]
         if name not in graph.encoder_inputs:
             raise ValueError(
                 f"nodes of type {name!r} have an encoder and the batch has no input for it: give ClickData "
                 f"the encoders={{{name!r}: EncodedNodes(...)}}"
             )
-        vectors = self.encoder_projection[name](self.encoders[name](graph.encoder_inputs[name]))
-        others = self.not_encoded[name].expand(num_rows - len(vectors), -1)
-        return torch.cat([vectors, others])
+        vectors: Tensor = self.encoder_projection[name](self.encoders[name](graph.encoder_inputs[name]))
+        if len(vectors) != wanted:
+            raise ValueError(
+                f"the model encodes {self.encoded_nodes!r} nodes of type {name!r}, here {wanted}, the batch "
+                f"has the input of {len(vectors)}: EncodedNodes(nodes=...) must be the model's encoded_nodes"
+            )
+        return vectors
 
 
 class LongTermGraph(nn.Module):
@@ -162,6 +190,7 @@ class LSTTM(nn.Module):
     - ``node_channels``: further features of its nodes (degrees as of the query time).
     - ``encoders``: node-feature encoders of users or items, by node type, as further features of the nodes of
       the short-term graph. They learn with the rest, unless their parameters take no gradient.
+      ``encoded_nodes``: "all" of a batch, or with one layer the "seeds" alone, which are far fewer.
     - ``preference_channels``: preference vectors of the batch, the bias included, as two more fields of the
       head and three dense features (``PreferenceFields``); 0 for none.
 
@@ -189,6 +218,7 @@ class LSTTM(nn.Module):
         raw_fields: bool = False,
         preference_channels: int = 0,
         encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
+        encoded_nodes: Literal["all", "seeds"] = "all",
         hidden_channels: Sequence[int] = (128, 128),
         dropout: float = 0.0,
     ) -> None:
@@ -204,6 +234,7 @@ class LSTTM(nn.Module):
             self_term=self_term,
             field_pooling=field_pooling,
             encoders=encoders,
+            encoded_nodes=encoded_nodes,
         )
         # d_j of equation (5), and the contexts c of equation (6)
         self.item_and_context = FieldEmbedding((sizes.num_items + 1, *sizes.context_fields), channels)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -143,6 +143,8 @@ class BipartiteGAT(nn.Module):
         neighbors: Mapping[NodeType, NodeNeighbors],
         num_nodes_after_hop: Mapping[NodeType, Sequence[int]],
         edge_attr: Mapping[NodeType, Float[Tensor, "_ _ _"]] | None = None,
+        *,
+        own_x: Mapping[NodeType, Tensor | FieldInput] | None = None,
     ) -> dict[NodeType, Tensor]:
         """Return the last layer's vectors of the seeds of each node type, (num distinct seeds, channels).
 
@@ -151,6 +153,8 @@ class BipartiteGAT(nn.Module):
             neighbors: from :func:`merge_neighbors`, for each destination type.
             num_nodes_after_hop: the subgraph's own.
             edge_attr: attributes of the edges in ``neighbors``, (rows, num_neighbors, edge_channels).
+            own_x: input features of the first rows for their own vectors, where these differ from what the
+                rows are as others' neighbours.
 
         """
         current: dict[NodeType, Tensor | FieldInput] = dict(x)
@@ -160,7 +164,8 @@ class BipartiteGAT(nn.Module):
             layer = {name: conv for name, conv in convs.items() if isinstance(conv, GATConv)}
             # rows that a later layer, or the caller, still reads
             wanted = {name: num_nodes_after_hop[name][self.num_layers - 1 - layer_index] for name in layer}
-            own, source, self_term = self._project(layer, current, wanted)
+            first = {} if own_x is None or layer_index else own_x
+            own, source, self_term = self._project(layer, current, wanted, first)
             result = {}
             for destination, conv in layer.items():
                 rows, table = wanted[destination], neighbors[destination]
@@ -180,26 +185,44 @@ class BipartiteGAT(nn.Module):
         layer: Mapping[NodeType, GATConv],
         x: Mapping[NodeType, Tensor | FieldInput],
         wanted: Mapping[NodeType, int],
+        own_x: Mapping[NodeType, Tensor | FieldInput],
     ) -> tuple[dict[NodeType, Tensor], dict[NodeType, Tensor], dict[NodeType, Tensor]]:
         """Apply a layer's linear maps, by destination: of the node, of its neighbours, of the self term."""
         own, source, self_term = dict[NodeType, Tensor](), dict[NodeType, Tensor](), dict[NodeType, Tensor]()
         for name, value in x.items():
-            uses = []
+            own_uses, source_uses = list[_Use](), list[_Use]()
             if name in layer:
-                uses.append((own, name, layer[name].lin_destination, wanted[name]))
+                own_uses.append(_Use(own, name, layer[name].lin_destination, wanted[name]))
                 lin_self = layer[name].lin_self
                 if lin_self is not None:
-                    uses.append((self_term, name, lin_self, wanted[name]))
+                    own_uses.append(_Use(self_term, name, lin_self, wanted[name]))
             num_rows = len(value.codes) if isinstance(value, FieldInput) else len(value)
-            uses += [
-                (source, destination, conv.lin_source, num_rows)
+            source_uses += [
+                _Use(source, destination, conv.lin_source, num_rows)
                 for destination, conv in layer.items()
                 if self.source_type[destination] == name
             ]
-            if isinstance(value, FieldInput):
-                found = value.project([use[2] for use in uses], [use[3] for use in uses])
+            if name in own_x:
+                _project_uses(own_x[name], own_uses)
+                _project_uses(value, source_uses)
             else:
-                found = [linear(value[:rows]) for _, _, linear, rows in uses]
-            for (table, destination, _, _), projection in zip(uses, found, strict=True):
-                table[destination] = projection
+                _project_uses(value, own_uses + source_uses)
         return own, source, self_term
+
+
+class _Use(NamedTuple):
+    """A linear map of the first rows of a node type, and the table and key that its result is for."""
+
+    table: dict[NodeType, Tensor]
+    destination: NodeType
+    linear: nn.Linear
+    num_rows: int
+
+
+def _project_uses(x: Tensor | FieldInput, uses: Sequence[_Use]) -> None:
+    if isinstance(x, FieldInput):
+        found = x.project([use.linear for use in uses], [use.num_rows for use in uses]) if uses else []
+    else:
+        found = [use.linear(x[: use.num_rows]) for use in uses]
+    for use, projection in zip(uses, found, strict=True):
+        use.table[use.destination] = projection

@@ -100,18 +100,17 @@ class EncodedNodes:
         reader: of the encoder's requests and fields, on a graph with the rows of the short-term graph. It may
             hold later events: a history ends before its query's time.
         prepare: the encoder's own. It has no parameters, so it runs ahead in the batches' thread.
-        num_hops: None for all nodes of the batch's graph. A number encodes those up to so many hops from the
-            impressions alone, 0 for their own users or items. That is cheaper, and the scores of a row then
-            depend a little on the batch: what is far from one row may be near another.
+        nodes: "all" of the batch's graph, or the "seeds" alone, the impressions' own users or items, which
+            are far fewer. The model must say the same.
 
     """
 
     reader: InputReader
     prepare: Callable[[EncoderInput], Any]
-    num_hops: int | None = None
+    nodes: Literal["all", "seeds"] = "all"
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self, num_hops=0)
+        check_choices(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -264,14 +263,7 @@ def _sample_graph(
 
 
 def _prepare_nodes(encoded: EncodedNodes, name: NodeType, subgraph: SampledSubgraph) -> Any:
-    after_hop = subgraph.num_nodes_after_hop[name]
-    hops = len(after_hop) - 1 if encoded.num_hops is None else encoded.num_hops
-    if hops >= len(after_hop):
-        raise ValueError(
-            f"nodes of type {name!r} are to be encoded up to {hops} hops away, the short-term "
-            f"graph has {len(after_hop) - 1}: take num_hops of at most that"
-        )
-    nodes = slice(after_hop[hops])
+    nodes = slice(subgraph.num_nodes_after_hop[name][0] if encoded.nodes == "seeds" else None)
     return encoded.prepare(encoded.reader.read(subgraph.node[name][nodes], subgraph.time[name][nodes]))
 
 

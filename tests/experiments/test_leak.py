@@ -17,6 +17,7 @@ from experiments.inputs import HOUR, load_inputs
 from experiments.main_job import long_term_snapshots
 from experiments.preferences import preferences_of
 from experiments.protocol import prepare_day, run_neural, run_trees, update_forms
+from experiments.user_encoders import UserBERTFeatures
 from graph_builders.splits import day_bounds
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import click_loader, collate, rows_between
@@ -24,6 +25,7 @@ from graphrec.training.long_term import LongTermConfig, train_long_term
 from graphrec.training.loop import OptimizerConfig, predict, train
 from graphrec.training.meta_tasks import MetaConfig
 from graphrec.training.preference import PreferenceConfig
+from graphrec.training.pretraining import PretrainingConfig
 from samplers import (
     EventHistorySampler,
     MultiHopSampler,
@@ -243,6 +245,9 @@ START, END = day_bounds(DAY_NAME, utc_offset_hours=8, time_resolution="ms")
 LONG_TERM = LongTermConfig(num_walks=64, first_steps=4, steps=2, num_neighbors=4)
 OPTIMIZER = OptimizerConfig(epochs=1, batch_size=128)
 PREFERENCE = PreferenceConfig(num_members=1, channels=4)
+USERBERT = UserBERTFeatures(
+    pretraining=PretrainingConfig(epochs=1, batch_size=64), channels=8, num_blocks=1, max_words=4
+)
 TASKS = MetaConfig(num_tasks=2, support=32, query=32, least_rows=8)
 
 
@@ -263,7 +268,9 @@ def main_job(folder, work):
     }
     models = {
         "LSTTM": replace(lsttm(), optimizer=OPTIMIZER),
-        "LSTTM + preference": replace(lsttm_with_preference(), preference=PREFERENCE, optimizer=OPTIMIZER),
+        "LSTTM + preference": replace(
+            lsttm_with_preference(), preference=PREFERENCE, user_encoder=USERBERT, optimizer=OPTIMIZER
+        ),
         "DeepFM": BaselineConfig(past_counts=True, optimizer=OPTIMIZER),
         "MAML": BaselineConfig(past_counts=True, optimizer=OPTIMIZER, meta=TASKS),
         "DIN": BaselineConfig(model="DIN", sequences=("internal", "external"), optimizer=OPTIMIZER),

@@ -69,7 +69,7 @@ def toy_graph(rows):
 
 
 def toy_inputs(rows, shown, *, num_layers=2, **encoders):
-    """Batches' source of the shown rows; ``encoders`` by node type: (encoder, hops)."""
+    """Batches' source of the shown rows; ``encoders`` by node type: (encoder, which nodes)."""
     graph = toy_graph(rows)
     frame = pl.DataFrame(shown, schema=["user_id", "item_id", "time", "label"], orient="row")
     impressions = build_impressions(
@@ -82,16 +82,16 @@ def toy_inputs(rows, shown, *, num_layers=2, **encoders):
         name: EncodedNodes(
             reader=InputReader(graph, name, encoder.requests, fields=encoder.fields),
             prepare=encoder.prepare,
-            num_hops=hops,
+            nodes=nodes,
         )
-        for name, (encoder, hops) in encoders.items()
+        for name, (encoder, nodes) in encoders.items()
     }
     short_term = ShortTermConfig(num_neighbors=3, num_layers=num_layers)
     data = replace(data, csrs=graph.csrs(), short_term=short_term, encoders=encoded)
     return data, sizes, graph
 
 
-def toy_model(sizes, *, num_layers=2, encoders=None, pooling="concatenation", dropout=0.0):
+def toy_model(sizes, *, num_layers=2, encoders=None, pooling="concatenation", nodes="all", dropout=0.0):
     torch.manual_seed(3)
     return LSTTM(
         sizes,
@@ -100,9 +100,11 @@ def toy_model(sizes, *, num_layers=2, encoders=None, pooling="concatenation", dr
         num_layers=num_layers,
         field_pooling=pooling,
         encoders=encoders,
+        encoded_nodes=nodes,
         hidden_channels=(8,),
         dropout=dropout,
         self_term=True,
+        item_vectors=True,
     )
 
 
@@ -118,14 +120,14 @@ def userbert(graph, *, out_channels=8):
 LOG = toy_log(num_rows=260)
 
 
-@pytest.mark.parametrize("hops", [0, 1, None])
-def test_encoder_inputs_are_those_of_the_first_rows_as_of_their_times(hops):
+@pytest.mark.parametrize("nodes", ["all", "seeds"])
+def test_encoder_inputs_are_those_of_the_nodes_as_of_their_times(nodes):
     encoder = CountEncoder(TO_USER)
-    data, _, graph = toy_inputs(LOG.rows, LOG.rows, user=(encoder, hops))
+    data, _, graph = toy_inputs(LOG.rows, LOG.rows, user=(encoder, nodes))
     batch = collate(data, torch.arange(150, 190))
     count = batch.graph.encoder_inputs["user"].value
     users = graph.ids["user"].id_series
-    assert len(count) == batch.graph.num_nodes_after_hop["user"][-1 if hops is None else hops]
+    assert len(count) == batch.graph.num_nodes_after_hop["user"][-1 if nodes == "all" else 0]
     for row, user, as_of in zip(
         batch.graph.user_row.tolist(), batch.user_id.tolist(), data.as_of[150:190].tolist(), strict=True
     ):
@@ -134,22 +136,28 @@ def test_encoder_inputs_are_those_of_the_first_rows_as_of_their_times(hops):
 
 
 @pytest.mark.parametrize("pooling", ["concatenation", "sum"])
-def test_vectors_of_seeds_come_from_the_encoder_and_others_share_one(pooling):
+@pytest.mark.parametrize("nodes", ["all", "seeds"])
+def test_vectors_are_features_of_the_encoded_nodes(pooling, nodes):
     encoder = CountEncoder(TO_USER)
-    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, user=(encoder, 0))
-    model = toy_model(sizes, encoders={"user": encoder}, pooling=pooling).eval()
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(encoder, nodes))
+    model = toy_model(sizes, num_layers=1, encoders={"user": encoder}, pooling=pooling, nodes=nodes).eval()
+    torch.nn.init.constant_(model.short_term.not_encoded["user"], 7.0)
     batch = collate(data, torch.arange(150, 190))
     seen = []
-    model.short_term.gat.register_forward_pre_hook(lambda _, args: seen.append(args[0]["user"]))
+    hook = lambda _, args, options: seen.extend([args[0], options["own_x"]])  # noqa: E731
+    model.short_term.gat.register_forward_pre_hook(hook, with_kwargs=True)
     model.short_term(batch.graph)
-    given = seen[0].dense if pooling == "concatenation" else seen[0]
-    vectors = given[:, -6:]
+    given, own = ({name: getattr(x, "dense", x) for name, x in part.items()} for part in seen)
     count = batch.graph.encoder_inputs["user"].value
     line = model.short_term.encoder_projection["user"]
     expected = (count[:, None] * torch.tensor([1.0, -0.5])) @ line.weight.T + line.bias
-    assert torch.allclose(vectors[: len(count)], expected)
-    assert len(vectors) > len(count)
-    assert not vectors[len(count) :].any()
+    encoded = own["user"] if nodes == "seeds" else given["user"]
+    assert torch.allclose(encoded[:, -6:], expected)
+    if nodes == "seeds":
+        assert bool((given["user"][:, -6:] == 7.0).all())
+        assert len(given["user"]) > len(own["user"])
+    else:
+        assert not own
 
 
 def test_without_an_encoder_nothing_changes():
@@ -165,7 +173,7 @@ def test_later_events_change_nothing_and_earlier_ones_do():
     def scores(rows):
         encoder = CountEncoder(TO_USER)
         data, sizes, _ = toy_inputs(
-            [*rows, (12, 0, 10**6, True), (0, 8, 10**6, False)], LOG.rows, user=(encoder, 2)
+            [*rows, (12, 0, 10**6, True), (0, 8, 10**6, False)], LOG.rows, user=(encoder, "all")
         )
         # the short-term graph stays as it is: what differs comes through the encoder
         data = replace(data, csrs=toy_graph([*LOG.rows, (12, 0, 10**6, True)]).csrs())
@@ -184,23 +192,26 @@ def test_later_events_change_nothing_and_earlier_ones_do():
 def test_userbert_learns_inside_lsttm_on_both_sides():
     graph = toy_graph(LOG.rows)
     users, items = userbert(graph), CountEncoder(TO_ITEM)
-    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, user=(users, 2), item=(items, 0))
-    model = toy_model(sizes, encoders={"user": users, "item": items})
+    options = {"user": (users, "seeds"), "item": (items, "seeds")}
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, **options)
+    model = toy_model(sizes, num_layers=1, encoders={"user": users, "item": items}, nodes="seeds")
     batch = collate(data, torch.arange(200, 240))
     click_loss(model, batch).backward()
     encoders = [(name, p) for name, p in model.named_parameters() if ".encoders." in name]
     assert len(encoders) > 10
     assert not [name for name, p in encoders if p.grad is None or not p.grad.any()]
     assert model.short_term.not_encoded["item"].grad.any()
-    frozen = toy_model(sizes, encoders={"user": users.requires_grad_(False), "item": items})
+    encoders = {"user": users.requires_grad_(False), "item": items}
+    frozen = toy_model(sizes, num_layers=1, encoders=encoders, nodes="seeds").train()
     frozen.zero_grad()
     click_loss(frozen, batch).backward()
     assert all(p.grad is None for p in users.parameters())
+    assert (users.training, items.training) == (False, True)
 
 
 def test_temporal_maml_reaches_the_encoder():
     users = userbert(toy_graph(LOG.rows))
-    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(users, 1))
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(users, "all"))
     model = toy_model(sizes, num_layers=1, encoders={"user": users}).eval()
     parts = [collate(data, torch.arange(start, start + 20)) for start in (200, 220)]
     task = MetaTask(support=parts[0], query=parts[1])
@@ -247,19 +258,21 @@ def test_an_encoder_can_have_a_rate_of_its_own():
 
 def test_wrong_options():
     encoder = CountEncoder(TO_USER)
-    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(encoder, 2))
-    with pytest.raises(ValueError, match="up to 2 hops away, the short-term graph has 1"):
-        collate(data, torch.arange(5))
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(encoder, "all"))
     with pytest.raises(ValueError, match=r"node types \['user', 'item'\], got \['shop'\]"):
         toy_model(sizes, encoders={"shop": encoder})
-    with pytest.raises(ValueError, match="num_hops must be"):
-        replace(data.encoders["user"], num_hops=-1)
+    with pytest.raises(ValueError, match="goes with one layer, not 2"):
+        toy_model(sizes, encoders={"user": encoder}, nodes="seeds")
+    model = toy_model(sizes, num_layers=1, encoders={"user": encoder}, nodes="seeds")
+    with pytest.raises(ValueError, match="the model encodes 'seeds' nodes of type 'user', here"):
+        model(collate(data, torch.arange(150, 190)))
 
 
-def test_the_same_batch_gives_the_same_scores():
+@pytest.mark.parametrize("nodes", ["all", "seeds"])
+def test_scores_do_not_depend_on_the_batch(nodes):
     users = userbert(toy_graph(LOG.rows))
-    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, user=(users, None))
-    model = toy_model(sizes, encoders={"user": users}).eval()
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(users, nodes))
+    model = toy_model(sizes, num_layers=1, encoders={"user": users}, nodes=nodes).eval()
     with torch.no_grad():
         whole = model(collate(data, torch.arange(100, 140)))
         parts = [model(collate(data, torch.arange(first, first + 10))) for first in range(100, 140, 10)]
