@@ -9,22 +9,22 @@ from graph_builders.behavior_graph import Relation
 DAY = 86_400
 BUY = Relation("shop", "buy").reverse_edge_type
 START = 365 * DAY  # 1971-01-01
-NUM_GROUPS, USERS_EACH, ITEMS_EACH, MONTHS = 3, 8, 10, 6
+NUM_GROUPS, USERS_EACH, ITEMS_EACH, MONTHS = 3, 8, 10, 12
 END = START + MONTHS * 30 * DAY
 
 
-def shop(*, change_from=None, num_users=NUM_GROUPS * USERS_EACH, random_seed=0):
+def shop(*, change_from=None, items_each=ITEMS_EACH, random_seed=0):
     """Every month each user buys six items of the group ``user % 3`` within two days.
 
     Item i is of the group ``i % 3``; its text has a word of its own and one of a few that all groups share,
     so that only what is bought together tells the group. With ``change_from``, all events from then on are
     of other items.
     """
-    num_items = NUM_GROUPS * ITEMS_EACH
+    num_users, num_items = NUM_GROUPS * USERS_EACH, NUM_GROUPS * items_each
     generator = torch.Generator().manual_seed(random_seed)
     user = torch.arange(num_users).repeat_interleave(6 * MONTHS)
     month = torch.arange(MONTHS).repeat_interleave(6).repeat(num_users)
-    item = user % NUM_GROUPS + NUM_GROUPS * torch.randint(ITEMS_EACH, (len(user),), generator=generator)
+    item = user % NUM_GROUPS + NUM_GROUPS * torch.randint(items_each, (len(user),), generator=generator)
     trip = torch.randint(24, (num_users, MONTHS), generator=generator).repeat_interleave(6, dim=1).flatten()
     time = START + (month * 30 + trip) * DAY + torch.randint(2 * DAY, (len(user),), generator=generator)
     if change_from is not None:
