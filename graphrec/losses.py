@@ -1,4 +1,4 @@
-"""Losses over node vectors: the neighbour similarity of walks, and the contrast of two views of each row."""
+"""Losses: the neighbour similarity of walks, the contrast of two views of each row, several tasks at once."""
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -89,3 +89,25 @@ def contrastive_loss(
         left_out = (left_out | equal | equal[partner]) & (row != partner[:, None])
     logit = (x @ x.T / temperature).masked_fill(left_out, -torch.inf)
     return functional.cross_entropy(logit, partner)
+
+
+def masked_multi_task_loss(
+    logit: Float[Tensor, "num_rows num_tasks"], label: Float[Tensor, "num_rows num_tasks"]
+) -> Float[Tensor, ""]:
+    r"""Return the sum over binary tasks of the mean cross entropy of the rows that have the task's label.
+
+    .. math:: J = \sum_n \sum_i \frac{w_{ni}}{\sum_j w_{nj}} J_{ni}
+
+    Equation (1) of Meta-Profile Network (Gong et al., CIKM 2020): the weight is 1 for a row with a label, and
+    0 without. A task that no row of the batch has a label of adds 0.
+
+    Args:
+        logit: of a 1.
+        label: 0 or 1, NaN where there is none.
+
+    """
+    known = ~label.isnan()
+    target = torch.where(known, label, 0.0)
+    loss = functional.binary_cross_entropy_with_logits(logit.float(), target, reduction="none")
+    # not multiplied by the weights: an infinite logit of a row without a label would make NaN of it
+    return (torch.where(known, loss, 0.0).sum(dim=0) / known.sum(dim=0).clamp(min=1)).sum()

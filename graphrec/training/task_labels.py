@@ -7,9 +7,9 @@ import polars as pl
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from graph_builders.datasets.downstream_tasks import DownstreamTask
+from graphrec.losses import masked_multi_task_loss
 from samplers.queries import expand_ranges
 from samplers.tables import with_zero
 
@@ -61,10 +61,7 @@ class BinaryLabels:
 
     def loss(self, logit: Float[Tensor, "num_rows num_outputs"]) -> Float[Tensor, ""]:
         """Return the mean binary cross entropy of the labelled rows, 0 where there is none."""
-        known = self.has_label
-        target = torch.where(known, self.value, 0.0)
-        loss = functional.binary_cross_entropy_with_logits(logit[:, 0].float(), target, reduction="none")
-        return (loss * known).sum() / known.sum().clamp(min=1)
+        return masked_multi_task_loss(logit, self.value[:, None])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

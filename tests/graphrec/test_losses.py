@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from graphrec.losses import contrastive_loss, neighbor_similarity_loss, walk_pairs
+from graphrec.losses import contrastive_loss, masked_multi_task_loss, neighbor_similarity_loss, walk_pairs
 
 
 def log_sigmoid(value):
@@ -126,3 +126,22 @@ def test_contrastive_loss_refuses_nothing_and_no_temperature():
         contrastive_loss(torch.zeros(0, 2), torch.zeros(0, 2))
     with pytest.raises(ValueError, match="temperature must be above 0"):
         contrastive_loss(torch.ones(1, 2), torch.ones(1, 2), temperature=0.0)
+
+
+def test_the_loss_of_several_tasks_is_equation_1_with_missing_labels():
+    none = math.nan
+    label = torch.tensor([[1.0, 0.0, none], [0.0, none, none], [none, none, none], [1.0, 1.0, none]])
+    logit = torch.tensor([[2.0, -1.0, 5.0], [0.5, 9.0, 5.0], [7.0, math.inf, 5.0], [-3.0, 0.0, 5.0]])
+    logit.requires_grad_()
+
+    def cross_entropy(z, y):
+        return math.log1p(math.exp(-z)) if y else math.log1p(math.exp(z))
+
+    first = (cross_entropy(2.0, 1) + cross_entropy(0.5, 0) + cross_entropy(-3.0, 1)) / 3
+    second = (cross_entropy(-1.0, 0) + cross_entropy(0.0, 1)) / 2
+    loss = masked_multi_task_loss(logit, label)  # the third task has no label: it adds 0
+    torch.testing.assert_close(loss.detach(), torch.tensor(first + second))
+    loss.backward()
+    assert logit.grad.isfinite().all()
+    assert torch.equal(logit.grad != 0, ~label.isnan())
+    assert float(masked_multi_task_loss(logit[:0].detach(), label[:0])) == 0
