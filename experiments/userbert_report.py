@@ -1,0 +1,267 @@
+"""UserBERT's tables as Markdown, its ablations as curves, and a user's words with their attention."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.results_table import read_lines
+from experiments.userbert_data import UserBERTData, times_of
+from graph_builders.datasets.downstream_tasks import DownstreamTask
+from graph_builders.events import UNITS_PER_SECOND
+from graphrec.encoders.sentence_batches import sentence_length, take_sentences
+from graphrec.encoders.sentences import FIRST, BehaviorWords
+from graphrec.encoders.userbert import UserBERT
+
+TABLES = "userbert_tables.jsonl"
+HEADINGS = {
+    "targeting": "User targeting: the first purchase in a category within 60 days (the paper's table 2)",
+    "attributes": "User attributes (the paper's table 3)",
+    "next genre": "Next genre, mAP@10 (the paper's table 4)",
+}
+METRICS = {"auc": "AUC", "accuracy": "accuracy", "map@10": "mAP@10"}
+ABLATIONS = (  # heading, and what each row is called in the figure
+    (
+        "Pre-training",
+        {"UserBERT": "pre-trained", "UserBERT, not pre-trained": "not pre-trained"},
+    ),
+    (
+        "Labels of multi-task pre-training",
+        {
+            "Transformer+MTL": "100% of the labels",
+            "Transformer+MTL, 30% of the labels": "30%",
+            "Transformer, 0% of the labels": "0%",
+        },
+    ),
+    (
+        "Behavioural words",
+        {"UserBERT": "words of a day or session", "UserBERT, every action a word": "every action a word"},
+    ),
+)
+NUM_DETAILED = 3  # tasks of a family up to which each has columns of its own
+NUM_LABELLED = 6  # words of the picture whose content is written out
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def userbert_section(results: Path, data: str) -> str:
+    """Return the tables of a data set, with UserBERT's differences from each row and what was chosen.
+
+    Args:
+        results: folder of the result files.
+        data: name of the data set.
+
+    """
+    figures, tests, rows = (
+        [
+            line
+            for line in read_lines(results / TABLES.replace(".jsonl", f"{suffix}.jsonl"))
+            if line["data"] == data
+        ]
+        for suffix in ("", ".tests", ".rows")
+    )
+    if not figures:
+        return "Nothing has been run yet."
+    found = [f"**{rows[0]['title']}**", ""]
+    for family in dict.fromkeys(line["family"] for line in figures):
+        found += [f"### {HEADINGS.get(family, family)}", ""]
+        of_family = [[one for one in kind if one["family"] == family] for kind in (figures, tests, rows)]
+        found += [*_table(*of_family), ""]
+    return "\n".join([*found, *_choices(rows)]).rstrip()
+
+
+def _table(
+    figures: Sequence[Mapping[str, Any]],
+    tests: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    by = {(line["method"], line["figure"], line["metric"]): line for line in figures}
+    columns = list(dict.fromkeys((line["figure"], line["metric"]) for line in figures))
+    names = list(dict.fromkeys(figure for figure, _ in columns if figure != "mean"))
+    main = "mean" if len(names) > 1 else names[0]
+    if len(names) > NUM_DETAILED:
+        columns = [(figure, metric) for figure, metric in columns if figure == "mean" or metric == "auc"]
+    columns.sort(key=lambda column: column[0] != main)
+    first = by[figures[0]["method"], *columns[0]]
+    headings = [f"{figure.removeprefix('targeting: ')}, {METRICS[metric]}" for figure, metric in columns]
+    compared = {test["other"]: test for test in tests if test["figure"] == main}
+    metric = next(metric for figure, metric in columns if figure == main)
+    found = [
+        f"{first['num_queries']:,} test queries of {first['num_users']:,} users; mean ± deviation over the "
+        f"seeds; training queries: {', '.join(f'{count:,}' for count in rows[0]['training_queries'])}. The "
+        f"last column: UserBERT's {METRICS[metric]} ({main}) minus the row's, 95% interval of a bootstrap "
+        "over users, p after Holm's correction; * marks the best baseline.",
+        "",
+        f"| | seeds | {' | '.join(headings)} | UserBERT minus the row |",
+        "| --- | ---: |" + " ---: |" * len(columns) + " --- |",
+    ]
+    for method in dict.fromkeys(line["method"] for line in figures):
+        lines = [by.get((method, *column)) for column in columns]
+        seeds = next(len(line["seeds"]) for line in lines if line is not None)
+        cells = [_cell(line) for line in lines]
+        found.append(f"| {method} | {seeds} | {' | '.join(cells)} | {_difference(compared.get(method))} |")
+    return found
+
+
+def _cell(line: Mapping[str, Any] | None) -> str:
+    if line is None:
+        return ""
+    values = line["values"]
+    deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{deviation}"
+
+
+def _difference(test: Mapping[str, Any] | None) -> str:
+    if test is None:
+        return ""
+    p_value = test["p_value_corrected"]
+    proof = "p < 0.001" if p_value < 1e-3 else f"p = {p_value:.2g}"
+    mark = " *" if test["best_baseline"] else ""
+    return f"{test['difference']:+.4f} [{test['lower']:+.4f}, {test['upper']:+.4f}], {proof}{mark}"
+
+
+def _choices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [
+        "### What validation chose, and what it cost",
+        "",
+        "CPU seconds of one thread beside other work. A pre-training is shared by all tasks of a seed.",
+        "",
+        "| | tasks | settings tried | chosen | validation | pre-training a seed | tuning | tests a seed |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        setting = [f"{name} {value:g}" for name, value in row["setting"].items()]
+        if row["training"] is not None:
+            setting.append(f"epoch {row['epoch']} of {row['training']['epochs']}")
+        figure = "" if row["figure"] is None else f"{row['figure']:.4f}"
+        costs = [f"{seconds:.0f}" for seconds in row["cpu_seconds"].values()]
+        found.append(
+            f"| {row['method']} | {row['family']} | {row['num_settings']} | {', '.join(setting)} | "
+            f"{figure} | {' | '.join(costs)} |"
+        )
+    return found
+
+
+# ---- ablations -----------------------------------------------------------------------------------
+
+
+def draw_ablations(results: Path, data: str, path: Path) -> bool:
+    """Draw each ablation's figure after each epoch of fine-tuning; return whether there was any.
+
+    A row of panels for each ablation, a column for each family of tasks; bands are one deviation over the
+    seeds.
+
+    Args:
+        results: folder of the result files.
+        data: name of the data set.
+        path: of the picture.
+
+    """
+    lines = [
+        line
+        for line in read_lines(results / TABLES.replace(".jsonl", ".curves.jsonl"))
+        if line["data"] == data
+    ]
+    curves = {(line["method"], line["family"]): line for line in lines}
+    families = list(dict.fromkeys(line["family"] for line in lines))
+    drawn = [(title, names) for title, names in ABLATIONS if {m for m, _ in curves} >= set(names)]
+    if not drawn:
+        return False
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 3.2 * len(families), 2.8 * len(drawn)), layout="constrained")
+    panels = figure.subplots(len(drawn), len(families), squeeze=False)
+    for panels_of_row, (title, names) in zip(panels, drawn, strict=True):
+        for axes, family in zip(panels_of_row, families, strict=True):
+            for method, label in names.items():
+                values = np.array(curves[method, family]["values"])
+                epochs, mean = 1 + np.arange(values.shape[1]), values.mean(axis=0)
+                (line,) = axes.plot(epochs, mean, marker="o", markersize=3, label=label)
+                spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
+                axes.fill_between(epochs, mean - spread, mean + spread, color=line.get_color(), alpha=0.15)
+            metric = METRICS[curves[next(iter(names)), family]["metric"]]
+            axes.set(xlabel="epoch of fine-tuning", ylabel=f"{metric}, {family}", title=title)
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return True
+
+
+# ---- a user's words ------------------------------------------------------------------------------
+
+
+def draw_sentence(data: UserBERTData, task: DownstreamTask, encoder: UserBERT, path: Path) -> None:
+    """Draw how much the first token gathers from each word of one test user.
+
+    The weights are those of the last block, a mean over its heads: that block makes the user's vector. The
+    query is the first of the test with about 30 words, which fit on a page. The most attended words are
+    written out by their rarest values.
+
+    Args:
+        data: words and vocabularies.
+        task: whose test queries are looked at.
+        encoder: fine-tuned on the task.
+        path: of the picture.
+
+    """
+    from matplotlib.figure import Figure
+
+    queries = task.part("test").head(500)
+    sentences = data.sentences(queries, "words")
+    length = sentence_length(sentences)
+    place = int((length - 30).abs().argmin())
+    chosen = take_sentences(sentences, torch.tensor([place]))
+    weights, layout = encoder.attention(chosen)
+    of_first = weights[-1, 0, :, 0].mean(dim=0)
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    begin, found, ticks = 0, list[tuple[float, int, str]](), list[str]()
+    for number, (kind, words) in enumerate(chosen.words.items()):
+        weight = of_first[layout.slot[kind]].numpy()
+        where = begin + np.arange(len(weight))
+        unit = data.tokenizers["words"].kinds[kind].position
+        axes.bar(where, weight, color=f"C{number}", label=f"{kind}-term words, at their {unit}")
+        ticks += [str(position) for position in words.position.tolist()]
+        texts = _contents(data, kind, words)
+        found += [
+            (float(one), begin + i, text) for i, (one, text) in enumerate(zip(weight, texts, strict=True))
+        ]
+        begin += len(weight)
+    highest = max(height for height, _, _ in found)
+    for rank, (height, at, text) in enumerate(sorted(found, reverse=True)[:NUM_LABELLED]):
+        axes.annotate(
+            text,
+            (at, height),
+            xytext=(0.02, 0.95 - 0.07 * rank),
+            textcoords="axes fraction",
+            fontsize=7,
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+        )
+    axes.set_ylim(0, 1.9 * highest)
+    axes.set_xticks(range(begin), ticks, rotation=90, fontsize=6)
+    second = int(times_of(queries)[place]) // UNITS_PER_SECOND[data.tables.events.time_resolution]
+    day = datetime.fromtimestamp(second, UTC).date().isoformat()
+    axes.set(
+        xlabel="words, oldest first, by position since the start of their window",
+        ylabel="attention of the first token\n(last block, mean over heads)",
+        title=f"One user's words before {day}: {data.title.partition('.')[0]}",
+    )
+    axes.legend(frameon=False, loc="upper right", fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _contents(data: UserBERTData, kind: str, words: BehaviorWords) -> list[str]:
+    """Return the three rarest values of the class attribute in each word; codes rise with rarity."""
+    values, column = data.values_of(data.class_attribute), data.column_of(data.class_attribute)[kind]
+    texts = []
+    for code in torch.split(words.code[:, column], words.action_ptr.diff().tolist()):
+        rare = sorted({int(one) - FIRST for one in code if one >= FIRST}, reverse=True)
+        more = f" and {len(rare) - 3} more" if len(rare) > 3 else ""
+        texts.append(", ".join(values[one].lower() for one in rare[:3]) + more)
+    return texts
