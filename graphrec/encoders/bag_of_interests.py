@@ -100,7 +100,8 @@ class BagOfInterests:
 
     def to(self, device: torch.device | str) -> "BagOfInterests":
         """Copy to another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in tensors.items()}
         return replace(self, **moved)
 
     def take(self, query: Int64[Tensor, " num_taken"]) -> "BagOfInterests":
