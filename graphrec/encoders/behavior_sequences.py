@@ -1,0 +1,242 @@
+"""A user's last behaviours, one after the other: what DUPN reads.
+
+Ni et al., "Perceive Your Users in Depth: Learning Universal User Representations from Multiple E-commerce
+Tasks", KDD 2018. A behaviour has an item, described by fields, and a property: its type, where and when it
+was done. Times enter as the hour of day and the gap to the query.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from graphrec.encoders.base import EncoderInput, HistoryRequest
+from graphrec.encoders.local_clock import LocalClock
+from graphrec.encoders.sentences import FIRST, RARE
+from graphrec.encoders.vocabulary import AttributeVocabularies
+from samplers import EdgeType
+from samplers.queries import expand_ranges
+from samplers.tables import with_zero
+
+HISTORY = "behaviors"
+"""Name of the request."""
+NUM_GAPS = 32
+"""Buckets of the gap from a behaviour to the query, each twice as long as the one before: from 1 s on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BehaviorSequences:
+    """The behaviours of each query, oldest first: query q has ``ptr[q]:ptr[q + 1]``.
+
+    Attributes:
+        ptr: boundaries.
+        item: codes of the items: the item itself where it is read, then its fields.
+        properties: codes of type, hour of day, gap to the query, then the attributes.
+        profile: codes of the queries' nodes' fields; no column without a profile.
+        query: codes of the queries' own fields, such as the scenario; no column without any.
+
+    """
+
+    ptr: Int64[Tensor, " num_queries_and_one"]
+    item: Int64[Tensor, "num_behaviors num_item_fields"]
+    properties: Int64[Tensor, "num_behaviors num_properties"]
+    profile: Int64[Tensor, "num_queries num_profile_fields"]
+    query: Int64[Tensor, "num_queries num_query_fields"]
+
+    def __len__(self) -> int:
+        return len(self.ptr) - 1
+
+    def to(self, device: torch.device | str) -> "BehaviorSequences":
+        """Copy to another device."""
+        return BehaviorSequences(
+            ptr=self.ptr.to(device),
+            item=self.item.to(device),
+            properties=self.properties.to(device),
+            profile=self.profile.to(device),
+            query=self.query.to(device),
+        )
+
+    def take(self, query: Int64[Tensor, " num_chosen"]) -> "BehaviorSequences":
+        """Return those of the given queries, in that order; a query may be named several times."""
+        length = self.ptr.diff()[query]
+        _, place = expand_ranges(self.ptr[query], length)
+        return BehaviorSequences(
+            ptr=with_zero(length.cumsum(0)),
+            item=self.item[place],
+            properties=self.properties[place],
+            profile=self.profile[query],
+            query=self.query[query],
+        )
+
+
+def concatenate_sequences(parts: Sequence[BehaviorSequences]) -> BehaviorSequences:
+    """Put sequences of the same columns behind one another.
+
+    Raises:
+        ValueError: there is no part.
+
+    """
+    if not parts:
+        raise ValueError("nothing to concatenate: at least one part is needed")
+    return BehaviorSequences(
+        ptr=with_zero(torch.cat([part.ptr.diff() for part in parts]).cumsum(0)),
+        item=torch.cat([part.item for part in parts]),
+        properties=torch.cat([part.properties for part in parts]),
+        profile=torch.cat([part.profile for part in parts]),
+        query=torch.cat([part.query for part in parts]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSizes:
+    """Numbers of codes: what a model sizes its tables by.
+
+    Attributes:
+        item: of each column of ``BehaviorSequences.item``.
+        properties: of each column of ``BehaviorSequences.properties``.
+        profile: of each profile field.
+        query: of each field of the query.
+
+    """
+
+    item: tuple[int, ...]
+    properties: tuple[int, ...]
+    profile: tuple[int, ...] = ()
+    query: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceTokenizer:
+    """From what a reader returns to sequences of codes, for all queries at once on any device.
+
+    Args:
+        edge_types: the behaviours; a behaviour's type is its place among them.
+        vocabularies: of the items' fields and the behaviours' attributes, by these names.
+        item_fields: fields of the items that are read.
+        attributes: of the behaviours, such as the tab in which it was done.
+        num_items: how many items have a code of their own, by their rows; later ones are rare. 0: none has.
+        length: the most recent behaviours that are kept (paper: 100).
+        profile: vocabularies of the queries' static fields; None for no profile.
+        query_fields: vocabularies of the queries' own fields; None for none.
+        time_zone: of the users: an IANA name or a shift such as +08:00.
+
+    Raises:
+        ValueError: a column was not fitted, items would have no code at all, or an unknown time zone.
+
+    """
+
+    edge_types: tuple[EdgeType, ...]
+    vocabularies: AttributeVocabularies
+    item_fields: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    num_items: int = 0
+    length: int = 100
+    profile: AttributeVocabularies | None = None
+    query_fields: AttributeVocabularies | None = None
+    time_zone: str
+
+    def __post_init__(self) -> None:
+        missing = sorted({*self.item_fields, *self.attributes} - set(self.vocabularies.names))
+        if missing:
+            raise ValueError(
+                f"columns {missing} were not fitted, there are {list(self.vocabularies.names)}: fit the "
+                "vocabularies on the tokenizer's request"
+            )
+        if self.length < 1 or self.num_items < 0 or not (self.item_fields or self.num_items):
+            raise ValueError(
+                "behaviours need an item field or num_items, and a length of at least 1: got item_fields="
+                f"{list(self.item_fields)}, num_items={self.num_items}, length={self.length}"
+            )
+        assert self.clock  # an unknown time zone raises here
+
+    @cached_property
+    def clock(self) -> LocalClock:
+        """The users' clock."""
+        return LocalClock.of_zone(self.time_zone)
+
+    @property
+    def requests(self) -> dict[str, HistoryRequest]:
+        """The history that an ``InputReader`` must read."""
+        return {HISTORY: behavior_request(self.edge_types, self.item_fields, self.attributes, self.length)}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The static fields that an ``InputReader`` must read."""
+        return () if self.profile is None else self.profile.names
+
+    @property
+    def sizes(self) -> SequenceSizes:
+        """How many codes there are."""
+        num_codes = self.vocabularies.num_codes
+        item = [num_codes[name] for name in self.item_fields]
+        derived = (FIRST + len(self.edge_types), FIRST + 24, FIRST + NUM_GAPS)
+        return SequenceSizes(
+            item=tuple(([FIRST + self.num_items] if self.num_items else []) + item),
+            properties=(*derived, *(num_codes[name] for name in self.attributes)),
+            profile=tuple((self.profile.num_codes if self.profile else {}).values()),
+            query=tuple((self.query_fields.num_codes if self.query_fields else {}).values()),
+        )
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if a vocabulary saw anything at or after the first label window begins.
+
+        Raises:
+            ValueError: ``fit_until`` is later than ``label_start``.
+
+        """
+        for fitted in (self.vocabularies, self.profile, self.query_fields):
+            if fitted is not None:
+                fitted.check_before(label_start)
+
+    def tokenize(self, inputs: EncoderInput) -> BehaviorSequences:
+        """Turn histories, profiles and queries into codes.
+
+        Raises:
+            ValueError: the history is missing, or of other columns than the tokenizer's.
+
+        """
+        if HISTORY not in inputs.histories:
+            raise ValueError(f"no history {HISTORY!r}, there are {list(inputs.histories)}: read the requests")
+        history = inputs.histories[HISTORY]
+        events, units = history.events, inputs.units_per_second
+        assert events.edge_type is not None  # a reader's histories name their edge types
+        item = [self.vocabularies.code(name, history.columns[name]) for name in self.item_fields]
+        if self.num_items:
+            known = events.neighbor < self.num_items
+            item = [torch.where(known, events.neighbor + FIRST, RARE), *item]
+        gap = (inputs.time[events.query_of_event()] - events.time).div(units, rounding_mode="floor")
+        edges = 2 ** torch.arange(NUM_GAPS - 1, device=gap.device)
+        properties = [
+            events.edge_type + FIRST,
+            self.clock.hour(events.time, units) + FIRST,
+            torch.bucketize(gap, edges, right=True) + FIRST,
+            *(self.vocabularies.code(name, history.columns[name]) for name in self.attributes),
+        ]
+        none = inputs.node.new_zeros(len(inputs), 0)
+        return BehaviorSequences(
+            ptr=events.ptr,
+            item=torch.stack(item, dim=1),
+            properties=torch.stack(properties, dim=1),
+            profile=self.profile.codes(inputs.fields, self.fields) if self.profile else none,
+            query=self.query_fields.codes(inputs.query_fields, self.query_fields.names)
+            if self.query_fields
+            else none,
+        )
+
+
+def behavior_request(
+    edge_types: Sequence[EdgeType],
+    item_fields: Sequence[str] = (),
+    attributes: Sequence[str] = (),
+    length: int = 100,
+) -> HistoryRequest:
+    """Return the request of a tokenizer: also what its vocabularies are to be fitted on."""
+    return HistoryRequest(
+        edge_types=tuple(edge_types),
+        max_events=length,
+        attributes=tuple(attributes),
+        fields=tuple(item_fields),
+    )

@@ -1,0 +1,253 @@
+"""DUPN: a property-gated LSTM and attention over a user's last behaviours, one vector for many tasks.
+
+Ni et al., KDD 2018, sections on the behaviour, network and representation of users.
+
+Axis letters: N queries, L steps of the longest sequence.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
+from graphrec.encoders.behavior_sequences import BehaviorSequences, SequenceSizes, SequenceTokenizer
+from graphrec.encoders.fit_until import FittedUntil
+from graphrec.nn.property_lstm import PropertyGatedLSTM
+
+
+class CodeVectors(nn.Module):
+    """Embeddings of several columns of codes, side by side.
+
+    Args:
+        num_codes: of each column.
+        channels: of each column's embedding.
+
+    """
+
+    def __init__(self, num_codes: Sequence[int], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.out_channels = sum(channels)
+        self.tables = nn.ModuleList(
+            nn.Embedding(size, width) for size, width in zip(num_codes, channels, strict=True)
+        )
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.05)  # type: ignore[arg-type]
+
+    def forward(self, code: Int64[Tensor, "num_rows num_columns"]) -> Float[Tensor, "num_rows channels"]:
+        """Return a vector for each row."""
+        if not self.tables:
+            return torch.zeros(len(code), 0, device=code.device)
+        return torch.cat(
+            [table(column) for table, column in zip(self.tables, code.T.contiguous(), strict=True)], dim=1
+        )
+
+
+class DUPN(FittedUntil):
+    r"""Return the user representation: the attended behaviours and the profile, side by side.
+
+    .. math::
+        a_t = \operatorname{softmax}_t \operatorname{MLP}([h_t, q, u, p_t]), \qquad
+        r = [\textstyle\sum_t a_t h_t, u]
+
+    A user without behaviours has zeros in the first part. Choices where the paper is silent: a learned
+    vector stands for :math:`q` where queries have no fields, and for :math:`u` without a profile; a linear
+    map and ReLU bring the profile's embeddings to ``user_channels``.
+
+    Args:
+        sizes: of the sequences' vocabularies.
+        item_channels: of each column of the items (paper: 32, 24, 24, 16, 28 for ID, brand, shop, category,
+            tags).
+        property_channels: of each property (paper: 48 together).
+        hidden_channels: of the LSTM's state (paper: 128).
+        user_channels: of the profile (paper: 128).
+        query_channels: of the query.
+        attention_channels: hidden layers of the attention (paper: 128, 64).
+        properties_in: where properties are read: "both", or for the paper's variants the "lstm" alone
+            (bplstm), the "attention" alone (bpatt), "none" (nobp).
+        dropout: of the behaviours' vectors and of the representation.
+
+    Attributes:
+        out_channels: size of the representation (paper: 256).
+
+    """
+
+    noun = "encoder"
+
+    def __init__(
+        self,
+        sizes: SequenceSizes,
+        *,
+        item_channels: Sequence[int] | int = 24,
+        property_channels: Sequence[int] | int = 12,
+        hidden_channels: int = 128,
+        user_channels: int = 128,
+        query_channels: int = 32,
+        attention_channels: Sequence[int] = (128, 64),
+        properties_in: str = "both",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if properties_in not in ("both", "lstm", "attention", "none"):
+            raise ValueError(
+                f'properties_in must be "both", "lstm", "attention" or "none", got {properties_in!r}'
+            )
+        if not attention_channels:
+            raise ValueError("the attention needs a hidden layer: attention_channels is empty")
+        self.sizes, self.out_channels = sizes, hidden_channels + user_channels
+        self.in_lstm, self.in_attention = (properties_in in ("both", part) for part in ("lstm", "attention"))
+        self.item = CodeVectors(sizes.item, _widths("item_channels", item_channels, sizes.item))
+        width = _widths("property_channels", property_channels, sizes.properties)
+        read = self.in_lstm or self.in_attention
+        self.property = CodeVectors(sizes.properties if read else (), width if read else ())
+        self.lstm = PropertyGatedLSTM(
+            self.item.out_channels, self.property.out_channels if self.in_lstm else 0, hidden_channels
+        )
+        self.profile = CodeVectors(sizes.profile, [16] * len(sizes.profile))
+        self.user = nn.Linear(self.profile.out_channels, user_channels) if sizes.profile else None
+        self.no_profile = nn.Parameter(torch.zeros(0 if sizes.profile else user_channels))
+        self.query_fields = CodeVectors(sizes.query, [query_channels] * len(sizes.query))
+        all_queries = max(len(sizes.query), 1) * query_channels
+        self.no_query = nn.Parameter(torch.zeros(0 if sizes.query else query_channels))
+        self.of_hidden = nn.Linear(hidden_channels, attention_channels[0])
+        self.of_query_and_user = nn.Linear(all_queries + user_channels, attention_channels[0], bias=False)
+        self.of_property = (
+            nn.Linear(self.property.out_channels, attention_channels[0], bias=False)
+            if self.in_attention
+            else None
+        )
+        layers: list[nn.Module] = []
+        for before, after in pairwise(attention_channels):
+            layers += [nn.ReLU(), nn.Linear(before, after)]
+        self.attention_rest = nn.Sequential(*layers, nn.ReLU(), nn.Linear(attention_channels[-1], 1))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        sequences: BehaviorSequences,
+        query: Float[Tensor, "num_queries query_channels"] | None = None,
+    ) -> Float[Tensor, "num_queries channels"]:
+        """Return a vector for each query; it does not depend on the others of the batch.
+
+        Args:
+            sequences: on the model's device.
+            query: in the place of what the sequences' own query fields give, such as a task's vector.
+
+        Raises:
+            ValueError: the sequences have other columns than ``sizes``.
+
+        """
+        hidden, weight, user = self._attend(sequences, query)
+        # a sum over the steps; a row without any has weights of zero
+        summed = torch.einsum("nl,nlc->nc", weight, hidden)
+        return self.dropout(torch.cat([summed, user], dim=1))
+
+    @torch.no_grad()
+    def attention(self, sequences: BehaviorSequences) -> Float[Tensor, " num_behaviors"]:
+        """Return the weight of each behaviour, to look at them; those of a query sum to one."""
+        _, weight, _ = self._attend(sequences, None)
+        return weight[_mask(sequences.ptr)]
+
+    def _attend(
+        self, sequences: BehaviorSequences, query: Tensor | None
+    ) -> tuple[Float[Tensor, "N L hidden"], Float[Tensor, "N L"], Float[Tensor, "N user"]]:
+        self._check(sequences)
+        user = self.no_profile.expand(len(sequences), -1)
+        if self.user is not None:
+            user = torch.relu(self.user(self.profile(sequences.profile)))
+        if query is None:
+            query = self.no_query.expand(len(sequences), -1)
+            if self.sizes.query:
+                query = self.query_fields(sequences.query)
+        mask = _mask(sequences.ptr)
+        item = _padded(self.dropout(self.item(sequences.item)), mask)
+        properties = item[..., :0]
+        if self.in_lstm or self.in_attention:
+            properties = _padded(self.property(sequences.properties), mask)
+        hidden = self.lstm(item, properties if self.in_lstm else properties[..., :0])
+        logit = self.of_hidden(hidden) + self.of_query_and_user(torch.cat([query, user], dim=1))[:, None]
+        if self.of_property is not None:
+            logit = logit + self.of_property(properties)
+        logit = self.attention_rest(logit)[..., 0].masked_fill(~mask, -torch.inf)
+        # a row without behaviours would be NaN: it gets any finite logits, and weights of zero
+        empty = ~mask.any(dim=1, keepdim=True)
+        weight = functional.softmax(logit.masked_fill(empty, 0.0), dim=1).masked_fill(~mask, 0.0)
+        return hidden, weight, user
+
+    def _check(self, sequences: BehaviorSequences) -> None:
+        sizes = self.sizes
+        wanted = [len(part) for part in (sizes.item, sizes.properties, sizes.profile, sizes.query)]
+        parts = (sequences.item, sequences.properties, sequences.profile, sequences.query)
+        found = [part.shape[1] for part in parts]
+        if found != wanted:
+            raise ValueError(
+                f"the model reads {wanted} columns of items, properties, profile and query, the sequences "
+                f"have {found}: make both of one tokenizer"
+            )
+
+
+class DUPNEncoder(NodeEncoder[BehaviorSequences]):
+    """A tokenizer and DUPN: together they fulfil the contract of a node-feature encoder.
+
+    Args:
+        tokenizer: makes the sequences.
+        dupn: encodes them.
+
+    Raises:
+        ValueError: the two are of other vocabularies.
+
+    """
+
+    def __init__(self, tokenizer: SequenceTokenizer, dupn: DUPN) -> None:
+        super().__init__()
+        if tokenizer.sizes != dupn.sizes:
+            raise ValueError(
+                f"the tokenizer makes sequences of {tokenizer.sizes}, the model reads {dupn.sizes}: take the "
+                "tokenizer that the model was made for"
+            )
+        self.tokenizer, self.dupn, self.out_channels = tokenizer, dupn, dupn.out_channels
+        self.requests: dict[str, HistoryRequest] = tokenizer.requests
+        self.fields = tokenizer.fields
+
+    def prepare(self, inputs: EncoderInput) -> BehaviorSequences:
+        """Turn histories, profiles and queries into codes."""
+        return self.tokenizer.tokenize(inputs)
+
+    def forward(self, prepared: BehaviorSequences) -> Tensor:
+        """Return a vector for each query; (num_queries, out_channels)."""
+        vectors: Tensor = self.dupn(prepared)
+        return vectors
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if a vocabulary or the weights may have seen anything at or after the first label.
+
+        Raises:
+            ValueError: ``fit_until`` of either is later than ``label_start``.
+
+        """
+        self.tokenizer.check_before(label_start)
+        self.dupn.check_before(label_start)
+
+
+def _widths(name: str, channels: Sequence[int] | int, num_codes: Sequence[int]) -> list[int]:
+    if isinstance(channels, int):
+        return [channels] * len(num_codes)
+    if len(channels) != len(num_codes):
+        raise ValueError(f"{name} has {len(channels)} values for {len(num_codes)} columns: give each one")
+    return list(channels)
+
+
+def _mask(ptr: Int64[Tensor, " _"]) -> Bool[Tensor, "num_queries length"]:
+    """Say where the behaviours lie in a batch padded on the right; one step at least."""
+    length = ptr.diff()
+    longest = max(int(length.max()) if len(length) else 0, 1)
+    return torch.arange(longest, device=ptr.device) < length[:, None]
+
+
+def _padded(values: Tensor, mask: Tensor) -> Tensor:
+    """Put the behaviours' vectors into their places; zeros elsewhere."""
+    out = torch.zeros(*mask.shape, values.shape[1], dtype=values.dtype, device=values.device)
+    return out.masked_scatter(mask[..., None], values)
