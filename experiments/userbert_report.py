@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.benchmarks.userbert import OUTPUT, userbert_benchmark_section
+from experiments.readme import put_between
 from experiments.results_table import read_lines
 from experiments.userbert_data import UserBERTData, times_of
 from graph_builders.datasets.downstream_tasks import DownstreamTask
@@ -17,6 +19,7 @@ from graphrec.encoders.sentences import FIRST, BehaviorWords
 from graphrec.encoders.userbert import UserBERT
 
 TABLES = "userbert_tables.jsonl"
+BENCHMARK = OUTPUT.name
 HEADINGS = {
     "targeting": "User targeting: the first purchase in a category within 60 days (the paper's table 2)",
     "attributes": "User attributes (the paper's table 3)",
@@ -46,6 +49,28 @@ NUM_LABELLED = 6  # words of the picture whose content is written out
 
 
 # ---- tables --------------------------------------------------------------------------------------
+
+
+def update_userbert_page(results: Path, page: Path) -> None:
+    """Put the tables of the result files, and the benchmark's, between the markers of the page.
+
+    Args:
+        results: folder of the result files.
+        page: ``docs/userbert.md``, or a copy of it.
+
+    Raises:
+        ValueError: the page lacks a marker.
+
+    """
+    text = page.read_text(encoding="utf-8")
+    for data in ("complete_journey", "kuairand"):
+        text = put_between(text, data, userbert_section(results, data), page)
+    rows = read_lines(results / BENCHMARK)
+    if rows:
+        text = put_between(text, "benchmark", userbert_benchmark_section(rows), page)
+    temporary = page.with_name(page.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(page)
 
 
 def userbert_section(results: Path, data: str) -> str:

@@ -20,10 +20,11 @@ from experiments.userbert_figures import RowScores, compare_rows, curves_of, row
 from experiments.userbert_kuairand import kuairand_data
 from experiments.userbert_methods import CANDIDATE, METHODS, Method, TrainingSettings, method_named
 from experiments.userbert_parts import Part, UserBERTParts, versions
-from experiments.userbert_report import draw_ablations, draw_sentence
+from experiments.userbert_report import draw_ablations, draw_sentence, update_userbert_page
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
+PAGE = "userbert.md"
 BUDGET_HOURS = 15.0
 SIMPLE_SECONDS = 3.0  # of a part without a network, before one has been measured
 SCORING_SHARE = 0.35  # of a scored query over a trained one
@@ -121,6 +122,8 @@ class UserBERTTables:
             self.write_tables()
             name = f"userbert_ablations_{self.data.name}.svg"
             draw_ablations(self.results, self.data.name, self.docs / name)
+            if (self.docs / PAGE).exists():
+                update_userbert_page(self.results, self.docs / PAGE)
 
     def families_of(self, method: Method) -> list[TaskFamily]:
         """Return the families of tasks that a row has figures of."""

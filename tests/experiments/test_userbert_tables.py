@@ -21,8 +21,8 @@ from experiments.userbert_data import (
 from experiments.userbert_figures import MEAN, RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_methods import METHODS, TrainingSettings, candidates, figures_of, method_named
 from experiments.userbert_parts import Part, UserBERTParts
-from experiments.userbert_report import userbert_section
-from experiments.userbert_tables import UserBERTTableConfig, UserBERTTables, main
+from experiments.userbert_report import update_userbert_page, userbert_section
+from experiments.userbert_tables import DOCS, UserBERTTableConfig, UserBERTTables, main
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from tests.experiments.toy_shop import write_shop
 
@@ -156,6 +156,19 @@ def test_the_page_says_that_the_data_is_simulated_and_what_was_chosen(finished):
         assert f"| {name} |" in page
     assert "epoch 1 of 2" in page or "epoch 2 of 2" in page
     assert userbert_section(finished.results, "kuairand") == "Nothing has been run yet."
+
+
+def test_the_page_is_filled_between_its_markers(finished, tmp_path):
+    page = tmp_path / "userbert.md"
+    page.write_bytes((DOCS / "userbert.md").read_bytes())
+    update_userbert_page(finished.results, page)
+    text = page.read_text()
+    assert userbert_section(finished.results, "complete_journey") in text
+    assert text.startswith("# UserBERT")
+    page.write_text("no marker")
+    with pytest.raises(ValueError, match="needs the lines"):
+        update_userbert_page(finished.results, page)
+    assert page.read_text() == "no marker"
 
 
 def test_pictures(finished):
