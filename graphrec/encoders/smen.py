@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence
 
 from graphrec.encoders.bag_of_interests import BagOfInterests, PeriodBags
 from graphrec.encoders.fit_until import FittedUntil
@@ -70,7 +69,14 @@ class MultiAnchor(nn.Module):
 
 
 class RaggedGRU(nn.Module):
-    """A GRU over the periods of each query, one sequence an anchor, all with the same weights.
+    r"""A GRU over the periods of each query, one sequence an anchor, all with the same weights.
+
+    .. math::
+        [\rho, z, n]_t = [W x_t + c] \text{ and } [U h_{t-1} + d] \text{ in three parts each}, \quad
+        h_t = (1 - z) \odot \tanh(n^W + \rho \odot n^U) + z \odot h_{t-1}
+
+    with :math:`\rho` and z the sigmoids of their parts' sums: Cho et al., EMNLP 2014, in the form of torch's
+    ``GRU``, which is not used since it takes no part in ``torch.func`` (temporal MAML).
 
     Args:
         channels: of input and state.
@@ -79,28 +85,33 @@ class RaggedGRU(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(channels, channels)
+        self.channels = channels
+        self.input, self.state = nn.Linear(channels, 3 * channels), nn.Linear(channels, 3 * channels)
 
     def forward(
         self, x: Float[Tensor, "num_periods num_anchors channels"], ptr: Int64[Tensor, " num_queries_and_one"]
     ) -> Float[Tensor, "num_queries num_anchors channels"]:
         """Return the state after the last of each query's rows ``ptr[i]:ptr[i + 1]``; 0 where it has none."""
-        num_queries, num_anchors = len(ptr) - 1, x.shape[1]
-        length = ptr.diff()
-        order = length.argsort(descending=True, stable=True)  # a packed sequence begins with the longest
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(num_queries, device=order.device)
+        num_queries, length = len(ptr) - 1, ptr.diff()
+        # queries with many periods first: those that have a step t are then the first ones at every step
+        order = length.argsort(descending=True, stable=True)
+        rank = order.argsort()
         query = torch.arange(num_queries, device=ptr.device).repeat_interleave(length)
         step = torch.arange(len(query), device=ptr.device) - ptr[query]
         place = (step * num_queries + rank[query]).argsort()
-        out = x.new_zeros(num_queries, num_anchors, self.gru.hidden_size)
-        if not len(place):
-            return out
-        # sequences of a query lie together: those of the longest queries come first at every step
-        sizes = torch.bincount(step) * num_anchors
-        state: Tensor = self.gru(PackedSequence(x[place].flatten(0, 1), sizes.cpu()))[1][0]
-        filled = order[: len(state) // num_anchors]
-        return out.index_copy(0, filled, state.view(-1, num_anchors, self.gru.hidden_size).to(out.dtype))
+        state = x.new_zeros(num_queries, x.shape[1], self.channels)
+        done: list[Tensor] = []  # states of queries that have ended, the longest queries last
+        for x_t in self.input(x[place]).split(torch.bincount(step).tolist()):
+            done.append(state[len(x_t) :])
+            state = self._step(x_t, state[: len(x_t)])
+        return torch.cat([state, *reversed(done)])[rank]
+
+    def _step(self, x: Tensor, state: Tensor) -> Tensor:
+        of_x, of_state = x.chunk(3, dim=-1), self.state(state).chunk(3, dim=-1)
+        reset = torch.sigmoid(of_x[0] + of_state[0])
+        update = torch.sigmoid(of_x[1] + of_state[1])
+        new = torch.tanh(of_x[2] + reset * of_state[2])
+        return new + update * (state - new)
 
 
 class SMEN(FittedUntil):

@@ -18,7 +18,9 @@ LIFE = "life"
 class SMENEncoder(NodeEncoder[BagOfInterests]):
     """From a node's whole life, or a window of it, to SMEN's vector.
 
-    What ``prepare`` returns is small and sparse, can be kept by (node, time) and concatenated.
+    What ``prepare`` returns is small and sparse, can be kept by (node, time) and concatenated. The sum over
+    interests has no second derivative in torch: where temporal MAML is of second order, freeze the encoder
+    (``requires_grad_(False)``), as LURM does, or take ``MetaConfig(order=1)``.
 
     Args:
         counter: from events to bags of interests; it knows the interests of each item.

@@ -56,10 +56,9 @@ def slow_anchors(module, bag):
 
 def slow_gru(gru, inputs):
     """The last state of a GRU as Cho et al. define it, reset and update gate first."""
-    weights = [
-        getattr(gru, name).tolist() for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    ]
-    state = [0.0] * gru.hidden_size
+    layers = (gru.input, gru.state)
+    weights = [layer.weight.tolist() for layer in layers] + [layer.bias.tolist() for layer in layers]
+    state = [0.0] * gru.channels
     for x in inputs:
         ours, theirs = (
             [value + bias for value, bias in zip(matvec(w, v), b, strict=True)]
@@ -99,8 +98,17 @@ def test_the_gru_reads_every_ragged_sequence_alone():
     for query in range(4):
         for anchor in range(2):
             inputs = x[ptr[query] : ptr[query + 1], anchor].tolist()
-            torch.testing.assert_close(found[query, anchor], torch.tensor(slow_gru(module.gru, inputs)))
+            torch.testing.assert_close(found[query, anchor], torch.tensor(slow_gru(module, inputs)))
     assert torch.equal(found[1], torch.zeros(2, 3))
+
+
+def test_the_gru_is_torchs():
+    torch.manual_seed(0)
+    module, theirs = RaggedGRU(4), torch.nn.GRU(4, 4)
+    theirs.weight_ih_l0.data, theirs.weight_hh_l0.data = module.input.weight.data, module.state.weight.data
+    theirs.bias_ih_l0.data, theirs.bias_hh_l0.data = module.input.bias.data, module.state.bias.data
+    x = torch.randn(6, 1, 4)
+    torch.testing.assert_close(module(x, torch.tensor([0, 6]))[0], theirs(x)[1][0])
 
 
 def test_scales_are_mixed_by_the_switch():
@@ -122,7 +130,7 @@ def test_scales_are_mixed_by_the_switch():
         coarse = [years[query], {}]
         steps = [[slow_anchors(smen.anchors, b) for b in periods] for periods in (fine, coarse)]
         for anchor in range(2):
-            r = [slow_gru(smen.over_time.gru, [step[anchor] for step in scale]) for scale in steps]
+            r = [slow_gru(smen.over_time, [step[anchor] for step in scale]) for scale in steps]
             s = [sigmoid(value + b) for value, b in zip(matvec(weight, r[0] + r[1]), bias, strict=True)]
             expected = [g * a + (1 - g) * b for g, a, b in zip(s, *r, strict=True)]
             torch.testing.assert_close(found[query, anchor], torch.tensor(expected))

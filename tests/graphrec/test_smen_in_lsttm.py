@@ -1,0 +1,71 @@
+"""SMEN's vectors as features of the users in LSTTM's short-term graph: the encoder's contract, proven."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from graphrec.encoders.bag_of_interests import InterestCounter
+from graphrec.encoders.interests import ItemInterests
+from graphrec.encoders.local_clock import LocalClock
+from graphrec.encoders.smen import SMEN
+from graphrec.encoders.smen_encoder import SMENEncoder
+from graphrec.training.batches import collate
+from graphrec.training.loop import click_loss
+from graphrec.training.meta import meta_backward
+from graphrec.training.meta_tasks import MetaConfig, MetaTask
+from tests.graphrec.test_lsttm_encoders import LOG, PERIOD, TO_USER, toy_graph, toy_inputs, toy_model
+
+INTERESTS = ItemInterests(
+    interest=torch.arange(10)[:, None] % 4, weight=torch.ones(10, 1), num_interests=4, fit_until=0
+)
+
+
+def smen_encoder():
+    # the toy's log is a few hundred seconds long
+    counter = InterestCounter(items=INTERESTS, clock=LocalClock.of_zone("+00:00"), scales=(30, 120))
+    torch.manual_seed(0)
+    return SMENEncoder(counter, SMEN(4, num_anchors=2, channels=4), [TO_USER])
+
+
+@pytest.mark.parametrize("nodes", ["all", "seeds"])
+def test_it_learns_inside_lsttm(nodes):
+    encoder = smen_encoder()
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(encoder, nodes))
+    model = toy_model(sizes, num_layers=1, encoders={"user": encoder}, nodes=nodes)
+    batch = collate(data, torch.arange(200, 240))
+    assert len(batch.graph.encoder_inputs["user"].interest) > 20
+    click_loss(model, batch).backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_frozen_it_is_a_feature_of_a_model_with_temporal_maml():
+    encoder = smen_encoder().requires_grad_(False)
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(encoder, "all"))
+    model = toy_model(sizes, num_layers=1, encoders={"user": encoder}).eval()
+    parts = [collate(data, torch.arange(start, start + 20)) for start in (200, 220)]
+    meta = MetaConfig(learning_rate=0.1, embedding_learning_rate=1.0, order=2)
+    meta_backward(model, [MetaTask(support=parts[0], query=parts[1])], meta)
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert model.short_term.encoder_projection["user"].weight.grad.any()
+
+
+def test_later_events_change_no_earlier_score():
+    def scores(rows):
+        encoder = smen_encoder()
+        after_all = [(12, 0, 10**4, True), (0, 8, 10**4, False)]
+        data, sizes, _ = toy_inputs([*rows, *after_all], LOG.rows, user=(encoder, "all"))
+        # the short-term graph stays as it is: what differs comes through the encoder
+        data = replace(data, csrs=toy_graph([*LOG.rows, (12, 0, 10**4, True)]).csrs())
+        model = toy_model(sizes, encoders={"user": encoder}).eval()
+        with torch.no_grad():
+            return model(collate(data, torch.arange(len(LOG.rows))))
+
+    before = scores(LOG.rows)
+    at = 40 * PERIOD
+    after = scores([*LOG.rows, (5, 1, at, True)])
+    late = torch.tensor([time >= at + PERIOD for _, _, time, _ in LOG.rows])
+    torch.testing.assert_close(before[~late], after[~late], rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(before[late], after[late], rtol=1e-6, atol=1e-6)
