@@ -178,6 +178,9 @@ def task_digest(task: DownstreamTask) -> str:
 
 
 def _hash(frame: pl.DataFrame) -> bytes:
+    """Hash each row by its values; categories by their words, whose numbers are of this process alone."""
+    words = [name for name, dtype in frame.schema.items() if dtype == pl.Categorical]
+    frame = frame.with_columns(pl.col(words).cast(pl.String)) if words else frame
     lists = [name for name, dtype in frame.schema.items() if dtype == pl.List]
     plain = frame.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join("\0")) if lists else frame
     return np.ascontiguousarray(plain.hash_rows(seed=0).to_numpy()).tobytes()

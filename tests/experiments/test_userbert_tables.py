@@ -304,6 +304,14 @@ def test_every_action_is_a_word(shop):
     assert words.num_words < actions.num_words
 
 
+def test_the_fingerprint_is_of_values(shop, tmp_path):
+    same = complete_journey_data(write_shop(tmp_path / "same"), replace(TASKS, max_genre=50))
+    assert same.fingerprint == shop.fingerprint
+    assert (
+        complete_journey_data(write_shop(tmp_path / "other", seed=1), TASKS).fingerprint != same.fingerprint
+    )
+
+
 def test_thinning_takes_training_queries_alone():
     count = 50
     queries = pl.DataFrame(
