@@ -14,6 +14,9 @@ TORCH_INDEX ?=
 # options of the demo, such as OPTIONS="--device cuda" or OPTIONS=--resume
 OPTIONS ?=
 
+# processes of the tests; a file's tests stay together, in one of them
+PROCESSES ?= 2
+
 # OpenMP threads that wait by spinning slow boosted trees tenfold on a busy machine
 OMP_WAIT_POLICY ?= PASSIVE
 export OMP_WAIT_POLICY
@@ -33,7 +36,7 @@ test: install-test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(PROCESSES) --dist loadfile
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
