@@ -16,34 +16,8 @@ from torch.nn import functional
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
 from graphrec.encoders.behavior_sequences import BehaviorSequences, SequenceSizes, SequenceTokenizer
 from graphrec.encoders.fit_until import FittedUntil
+from graphrec.nn.code_vectors import CodeVectors
 from graphrec.nn.property_lstm import PropertyGatedLSTM
-
-
-class CodeVectors(nn.Module):
-    """Embeddings of several columns of codes, side by side.
-
-    Args:
-        num_codes: of each column.
-        channels: of each column's embedding.
-
-    """
-
-    def __init__(self, num_codes: Sequence[int], channels: Sequence[int]) -> None:
-        super().__init__()
-        self.out_channels = sum(channels)
-        self.tables = nn.ModuleList(
-            nn.Embedding(size, width) for size, width in zip(num_codes, channels, strict=True)
-        )
-        for table in self.tables:
-            nn.init.normal_(table.weight, std=0.05)  # type: ignore[arg-type]
-
-    def forward(self, code: Int64[Tensor, "num_rows num_columns"]) -> Float[Tensor, "num_rows channels"]:
-        """Return a vector for each row."""
-        if not self.tables:
-            return torch.zeros(len(code), 0, device=code.device)
-        return torch.cat(
-            [table(column) for table, column in zip(self.tables, code.T.contiguous(), strict=True)], dim=1
-        )
 
 
 class DUPN(FittedUntil):
@@ -72,6 +46,7 @@ class DUPN(FittedUntil):
 
     Attributes:
         out_channels: size of the representation (paper: 256).
+        query_channels: size of the query's vector, of all fields together.
 
     """
 
@@ -110,10 +85,12 @@ class DUPN(FittedUntil):
         self.user = nn.Linear(self.profile.out_channels, user_channels) if sizes.profile else None
         self.no_profile = nn.Parameter(torch.zeros(0 if sizes.profile else user_channels))
         self.query_fields = CodeVectors(sizes.query, [query_channels] * len(sizes.query))
-        all_queries = max(len(sizes.query), 1) * query_channels
+        self.query_channels = max(len(sizes.query), 1) * query_channels
         self.no_query = nn.Parameter(torch.zeros(0 if sizes.query else query_channels))
         self.of_hidden = nn.Linear(hidden_channels, attention_channels[0])
-        self.of_query_and_user = nn.Linear(all_queries + user_channels, attention_channels[0], bias=False)
+        self.of_query_and_user = nn.Linear(
+            self.query_channels + user_channels, attention_channels[0], bias=False
+        )
         self.of_property = (
             nn.Linear(self.property.out_channels, attention_channels[0], bias=False)
             if self.in_attention
