@@ -24,6 +24,7 @@ from experiments.userbert_parts import Part, UserBERTParts
 from experiments.userbert_report import update_userbert_page, userbert_section
 from experiments.userbert_tables import DOCS, UserBERTTableConfig, UserBERTTables, main
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
+from tests.experiments.kuairand_slice import sliced_log, write_slice
 from tests.experiments.toy_shop import write_shop
 
 TINY = TrainingSettings(
@@ -355,6 +356,26 @@ def test_next_tags_are_those_of_the_day_after_the_query():
     assert "1 of 3" in task.notes[0]
     first = datetime.fromtimestamp(userbert_kuairand.FIRST_DAY / 1000, timezone.utc)  # noqa: UP017
     assert first.isoformat() == "2022-04-24T20:00:00+00:00"  # 4 AM of the next day in Shanghai
+
+
+def test_kuairand_is_read_and_scored_without_the_early_sequences(tmp_path):
+    data = userbert_kuairand.kuairand_data(write_slice(tmp_path / "slice", sliced_log()), TASKS)
+    assert all("early" not in relation for _, relation, _ in data.graph.edge_types)
+    (family,) = data.families
+    (task,) = family.tasks
+    assert task.part("train").height == TASKS.max_genre
+    assert len(data.usage) == 5
+    assert {one.kind for one in data.usage} == {"binary"}
+    parts = UserBERTParts(data, TINY, tmp_path / "parts")
+    options = {"family": NEXT_GENRE, "task": task.name, "seed": 0, "setting": (("rate", 1e-2),)}
+    for name in ("own frequency", "UserBERT", "LSTM+MTL"):
+        part = Part(stage="test", method=method_named(name), **options)
+        start = parts.start_of(part)
+        if start is not None:
+            parts.run(start)
+        parts.run(part)
+        (figure, *_) = parts.find(part)["figures"]
+        assert 0 < figure < 1
 
 
 # ---- figures -------------------------------------------------------------------------------------
