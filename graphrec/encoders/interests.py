@@ -1,7 +1,17 @@
 """Interests: clusters of item embeddings, fitted on a sample, and the interests that each item belongs to.
 
 LURM (Yang et al., 2021, section 2.1.2) clusters by HDSC, of which no source is known; here it is spherical
-k-means by scikit-learn's mini-batches, behind one small interface (``Clusterer``).
+k-means by scikit-learn's mini-batches, behind one small interface (``Clusterer``). With the embeddings of
+``graphrec.training.item_pairs``::
+
+    known = known_items(graph, first_label)
+    known = known[words.is_known[known]]
+    interests = fit_interests(embedding, known, SphericalKMeans(num_interests=1000), fit_until=first_label)
+    items = assign_interests(interests, embedding, words.is_known)
+    counter = InterestCounter(items=items, clock=LocalClock.of_zone("Europe/London"))
+    encoder = SMENEncoder(counter, SMEN(num_interests=1000), [relation.reverse_edge_type])
+
+``graphrec.training.sub_lives`` goes on from there.
 """
 
 from dataclasses import dataclass
@@ -120,6 +130,15 @@ class Interests:
     def __len__(self) -> int:
         return len(self.center)
 
+    def check_before(self, label_start: int) -> None:
+        """Raise if the fit saw anything at or after the first label.
+
+        Raises:
+            ValueError: ``fit_until`` is later than ``label_start``.
+
+        """
+        _check_before(self.fit_until, label_start)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemInterests:
@@ -158,11 +177,7 @@ class ItemInterests:
             ValueError: ``fit_until`` is later than ``label_start``.
 
         """
-        if self.fit_until > label_start:
-            raise ValueError(
-                f"the interests were fitted on data until {self.fit_until}, labels begin at {label_start}: "
-                "fit them on what was known before"
-            )
+        _check_before(self.fit_until, label_start)
 
 
 def fit_interests(
@@ -246,6 +261,14 @@ def nearest(
     """Return the centre of the greatest cosine, by blocks; all vectors have length 1."""
     blocks = x.split(max(MAX_SCORES // len(center), 1))
     return torch.cat([torch.zeros(0, dtype=torch.int64), *((block @ center.T).argmax(1) for block in blocks)])
+
+
+def _check_before(fit_until: int, label_start: int) -> None:
+    if fit_until > label_start:
+        raise ValueError(
+            f"the interests were fitted on data until {fit_until}, labels begin at {label_start}: fit them "
+            "on what was known before"
+        )
 
 
 def _shares(size: Tensor, total: int) -> Tensor:

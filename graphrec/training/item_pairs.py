@@ -22,6 +22,7 @@ from graph_builders import BehaviorGraph
 from graph_builders.behavior_graph import USER
 from graph_builders.events import UNITS_PER_SECOND
 from graphrec.encoders.fit_until import move_fit_until
+from graphrec.encoders.interests import Interests
 from graphrec.encoders.item_embedding import ItemEmbedding
 from graphrec.encoders.item_text import ItemWords, WordVocabulary
 from graphrec.encoders.local_clock import DAY_SECONDS
@@ -245,3 +246,26 @@ def load_item_embedding(
     vocabulary.check_before(label_start)
     model.check_before(label_start)
     return model.to(device).eval(), vocabulary
+
+
+def save_interests(path: Path, interests: Interests) -> None:
+    """Write centres: items of later versions of the graph are assigned to the same ones."""
+    save_checkpoint(path, {"center": interests.center, "fit_until": interests.fit_until})
+
+
+def load_interests(path: Path, *, label_start: int, device: torch.device | str = "cpu") -> Interests:
+    """Read what :func:`save_interests` wrote.
+
+    Args:
+        path: of the file.
+        label_start: time of the first label that the interests will be used for.
+        device: where the centres are to lie.
+
+    Raises:
+        ValueError: they were fitted on data at or after ``label_start``, or the file was cut short.
+
+    """
+    saved = load_checkpoint(path, device=device)
+    interests = Interests(saved["center"], saved["fit_until"])
+    interests.check_before(label_start)
+    return interests

@@ -9,12 +9,15 @@ import torch
 
 from graph_builders import EventSchema, build_behavior_graph, read_events
 from graph_builders.behavior_graph import Relation
+from graphrec.encoders.interests import Interests
 from graphrec.encoders.item_embedding import ItemEmbedding, embed_items
 from graphrec.encoders.item_text import ItemWords, fit_word_vocabulary, item_words, known_items
 from graphrec.training.contrastive import ContrastiveConfig
 from graphrec.training.item_pairs import (
     ItemPairSampler,
+    load_interests,
     load_item_embedding,
+    save_interests,
     save_item_embedding,
     train_item_embedding,
 )
@@ -137,6 +140,11 @@ def test_a_break_changes_nothing_and_files_come_back(tmp_path):
     )
     with pytest.raises(ValueError, match=f"until {FIT_UNTIL}, labels begin at {FIT_UNTIL - 1}"):
         load_item_embedding(tmp_path / "items.pt", label_start=FIT_UNTIL - 1)
+    interests = Interests(torch.eye(3), FIT_UNTIL)
+    save_interests(tmp_path / "interests.pt", interests)
+    assert torch.equal(load_interests(tmp_path / "interests.pt", label_start=FIT_UNTIL).center, torch.eye(3))
+    with pytest.raises(ValueError, match=f"interests were fitted on data until {FIT_UNTIL}"):
+        load_interests(tmp_path / "interests.pt", label_start=FIT_UNTIL - 1)
 
 
 def test_wrong_options_are_refused():
