@@ -91,6 +91,8 @@ class EpisodeSampler:
                 f"an episode needs {config.num_ways}: take fewer ways or shots, or more labels"
             )
         self.row = known[:, self.task].any(dim=1).nonzero().flatten()
+        positives, negatives = classes[1].sum(dim=0), classes[0].sum(dim=0)
+        self.prior_logit = torch.log(positives / negatives)
 
     def episode(self, number: int) -> Episode:
         """Draw an episode: tasks, examples and rows without replacement, each as likely as another."""
@@ -113,6 +115,33 @@ class EpisodeSampler:
         users = self.user[episode.support.flatten(1)]
         is_example = (self.user[episode.batch][:, None, None] == users).any(dim=2)
         return label.masked_fill(is_example, torch.nan)
+
+
+def episode_loss(
+    sampler: EpisodeSampler,
+    episode: Episode,
+    similarity: Similarity,
+    batch: Float[Tensor, "batch_size channels"],
+    support: Float[Tensor, "num_ways 2 num_shots channels"],
+) -> Float[Tensor, ""]:
+    """Return equation (1) over the tasks of an episode.
+
+    An episode's examples are as many of each class, the rows of its batch are not. So the logit of the task's
+    share of positives is added to the similarity-weighted sum's in the loss, where the paper says nothing:
+    without it f learns above all that positives are rare, and forgets how to order the rows. A prediction
+    from all labelled rows needs no such term, for the shares are in them.
+
+    Args:
+        sampler: of the episode.
+        episode: whose loss it is.
+        similarity: f.
+        batch: embeddings of the batch's rows.
+        support: embeddings of the examples.
+
+    """
+    prior = sampler.prior_logit[episode.task].to(batch.device)
+    logit = episode_logits(similarity, batch, support) + prior
+    return masked_multi_task_loss(logit, sampler.batch_label(episode).to(batch.device))
 
 
 def episode_logits(
@@ -231,7 +260,7 @@ def adapt_similarity(
         for number in range(config.num_steps):
             episode = episodes.episode(number)
             optimizer.zero_grad(set_to_none=True)
-            logit = episode_logits(adapted, embedding[episode.batch], embedding[episode.support])
-            masked_multi_task_loss(logit, episodes.batch_label(episode).to(logit.device)).backward()
+            batch, support = embedding[episode.batch], embedding[episode.support]
+            episode_loss(episodes, episode, adapted, batch, support).backward()
             optimizer.step()
     return adapted.eval()

@@ -28,7 +28,7 @@ from graphrec.models.meta_profile import (
     Similarity,
     concatenate_inputs,
 )
-from graphrec.training.episodes import EpisodeConfig, EpisodeSampler, episode_logits
+from graphrec.training.episodes import EpisodeConfig, EpisodeSampler, episode_loss
 from graphrec.training.stages import StagesConfig, train_in_stages
 from graphrec.training.task_labels import BinaryLabels, labels_of
 from samplers import keyed_uniform
@@ -203,8 +203,7 @@ def meta_train(
         embedding = profile(inputs.take(row).to(device))[place.to(device)]
         num_queries = len(episode.batch)
         support = embedding[num_queries:].unflatten(0, episode.support.shape)
-        logit = episode_logits(similarity, embedding[:num_queries], support)
-        return masked_multi_task_loss(logit, sampler.batch_label(episode).to(device))
+        return episode_loss(sampler, episode, similarity, embedding[:num_queries], support)
 
     both = nn.ModuleDict({"profile": profile, "similarity": similarity})
     return train_in_stages(

@@ -19,6 +19,7 @@ from graphrec.training.episodes import (
     EpisodeSampler,
     adapt_similarity,
     episode_logits,
+    episode_loss,
     predict_few_shot,
 )
 
@@ -110,6 +111,23 @@ def test_predictions_are_the_similarity_weighted_sum_of_labels():
     weights = [[math.exp(-abs(x - s)) for s in (2.0, 2.0, 0.5, -1.0)] for x in (0.0, 1.0)]
     wanted = [sum(row[2:]) / sum(row) for row in weights]
     torch.testing.assert_close(logit.sigmoid(), torch.tensor([[p, 1 - p] for p in wanted]))
+
+
+def test_the_loss_knows_the_share_of_positives_by_hand():
+    label = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    x = torch.tensor([[0.0], [1.0], [3.0], [4.0]])
+    sampler = EpisodeSampler(label, EpisodeConfig(num_ways=1, batch_size=4))
+    episode = sampler.episode(0)
+    negative = int(episode.support[0, 0, 0])
+    assert episode.support[0, 1, 0] == 0
+    total = 0.0
+    asked = [row for row in range(4) if row not in (0, negative)]
+    for row in asked:
+        # a third as many positives as negatives: the example of the positives counts a third
+        near = [math.exp(-abs(float(x[row] - x[other]))) for other in (0, negative)]
+        total -= math.log(near[1] / (near[0] / 3 + near[1]))
+    found = episode_loss(sampler, episode, MinusDistance(), x[episode.batch], x[episode.support])
+    torch.testing.assert_close(found, torch.tensor(total / len(asked)))
 
 
 def test_far_examples_give_sure_predictions_and_no_overflow():
