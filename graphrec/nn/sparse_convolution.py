@@ -58,6 +58,9 @@ def sparse_level(
         pool: rows and columns of a maximum; rests at the ends are dropped.
 
     """
+    if not images.num_images:  # no statistics to take, as in batch norm
+        size = images.num_rows // pool[0], images.num_columns // pool[1]
+        return weight.new_zeros(0, len(weight), *size)
     place_E, row_E, value_E = _patches(images, weight.shape)
     num_places = images.num_images * images.num_rows * images.num_columns
     reached = torch.zeros(num_places, dtype=torch.bool, device=place_E.device)

@@ -209,6 +209,22 @@ def test_both_first_levels_give_the_same_vectors_and_no_heatmap_hears_another():
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("first_level", ["sparse", "dense"])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_there_may_be_no_query_and_no_event(first_level, is_training):
+    torch.manual_seed(0)
+    levels = narrow_levels(LEVELS[14], 16)
+    cnn = HeatmapCNN(2, 14, levels=levels, first_level=first_level).train(is_training)
+    before = {name: value.clone() for name, value in cnn.state_dict().items() if "running" in name}
+    assert cnn(heatmaps_of({}, 0, 2, 14)).shape == (0, 32)
+    for name, value in before.items():
+        assert torch.equal(cnn.state_dict()[name], value)
+    vector = cnn(heatmaps_of({}, 3, 2, 14))
+    assert vector.shape == (3, 32)
+    assert vector.isfinite().all()
+    assert all(value.isfinite().all() for value in cnn.state_dict().values())
+
+
 # ---- the contract ---------------------------------------------------------------------------------
 
 
