@@ -191,7 +191,7 @@ class HeatmapCNN(nn.Module):
         first, *others = self.levels
         assert isinstance(first, HeatmapLevel)
         if self.first_level == "dense":
-            x = first(compress(heatmaps.dense()))
+            x = first(compress(heatmaps.dense()).to(first.conv.weight.dtype))
         else:
             x = first.forward_sparse(_images(heatmaps))
         for level in others:

@@ -5,7 +5,8 @@ are computed; all others share one value, of which batch statistics and maxima t
 that of the dense level, for a fraction of the work where few cells are set: a sum of learned patches at the
 events.
 
-Axis letters: N cells, E pairs of a cell and a place that its patch reaches, P reached places, C channels.
+Axis letters: N cells, E pairs of a cell and a place that its patch reaches, P reached places, R weights of an
+output channel, C output channels.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +66,16 @@ def sparse_level(
     reached = torch.zeros(num_places, dtype=torch.bool, device=place_E.device)
     reached[place_E] = True
     place_P = reached.nonzero().flatten()
-    bag_E = (reached.cumsum(0) - 1)[place_E]
-    order = bag_E.argsort()
-    count_P = torch.bincount(bag_E, minlength=len(place_P))
-    x_PC = functional.embedding_bag(
-        row_E[order],
-        weight.permute(1, 2, 3, 0).flatten(0, 2),
-        count_P.cumsum(0) - count_P,
-        mode="sum",
-        per_sample_weights=value_E[order].to(weight.dtype),
+    rank_E = (reached.cumsum(0) - 1)[place_E]
+    rows_RC = weight.permute(1, 2, 3, 0).flatten(0, 2)
+    # a sparse product can be differentiated twice, as temporal MAML does; an embedding bag cannot
+    patches_PR = torch.sparse_coo_tensor(
+        torch.stack([rank_E, row_E]),
+        value_E.to(weight.dtype),
+        (len(place_P), len(rows_RC)),
+        check_invariants=False,
     )
+    x_PC = torch.sparse.mm(patches_PR, rows_RC)
     scale, shift = _normalisation(x_PC, num_places, norm)
     return _pooled(images, place_P, (x_PC * scale + shift).relu(), shift.relu(), pool)
 

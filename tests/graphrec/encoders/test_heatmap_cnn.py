@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from graphrec.encoders.heatmap import Heatmaps
+from graphrec.encoders.heatmap import HeatmapChannel, HeatmapEncoding, Heatmaps
 from graphrec.encoders.heatmap_cnn import (
     LEVELS,
     ConvLevel,
@@ -20,8 +20,11 @@ from graphrec.encoders.heatmap_cnn import (
 )
 from graphrec.encoders.input_reader import InputReader
 from graphrec.nn.sparse_convolution import SparseImages, sparse_level
+from graphrec.training.batches import collate
+from graphrec.training.loop import click_loss
 from samplers.tables import with_zero
 from tests.graphrec.encoders.toy_heatmaps import CHANNELS, at, encoding_of, graph_of
+from tests.graphrec.test_lsttm_encoders import LOG, TO_USER, toy_inputs, toy_model
 
 NOW = at("2011-07-10 04:00")
 # the paper's Table 2: (days, hours, channels) behind each convolution and each pool
@@ -189,6 +192,20 @@ def test_the_sparse_level_is_the_dense_one(data):
             torch.testing.assert_close(second.get_parameter(name).grad, value.grad)
 
 
+def test_both_first_levels_can_be_differentiated_twice():
+    heatmaps, second = random_heatmaps(3, 2, 14), []
+    for first_level in ("sparse", "dense"):
+        torch.manual_seed(0)
+        cnn = HeatmapCNN(2, 14, levels=narrow_levels(LEVELS[14], 16), first_level=first_level).double()
+        loss = cnn(heatmaps).square().sum()
+        gradients = torch.autograd.grad(loss, list(cnn.parameters()), create_graph=True)
+        sum(gradient.square().sum() for gradient in gradients).backward()
+        second.append([parameter.grad for parameter in cnn.parameters()])
+    assert all(gradient.abs().sum() > 0 for gradient in second[0])
+    for found, wanted in zip(*second, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_both_first_levels_give_the_same_vectors_and_no_heatmap_hears_another():
     torch.manual_seed(0)
     sparse = HeatmapCNN(3, 28, levels=narrow_levels(LEVELS[28], 8)).train()
@@ -251,6 +268,22 @@ def test_the_newest_event_changes_the_vector_and_none_from_the_query_time_on(num
     newest = vectors(encoder, graph_of([*past, (0, 0, NOW - 1, False, 9.0, "x")]), [0, 1], [NOW, NOW])
     assert not torch.equal(newest[0], before[0])
     assert torch.equal(newest[1], before[1])
+
+
+def test_lsttm_trains_with_heatmaps_as_its_users_features():
+    encoding = HeatmapEncoding(
+        edge_types=(TO_USER,), channels=(HeatmapChannel(name="clicks"),), num_days=14, time_zone="UTC"
+    )
+    torch.manual_seed(0)
+    encoder = HeatmapEncoder(encoding, HeatmapCNN(1, 14, levels=narrow_levels(LEVELS[14], 16)))
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, user=(encoder, "all"))
+    model = toy_model(sizes, encoders={"user": encoder})
+    batch = collate(data, torch.arange(150, 190))
+    assert len(batch.graph.encoder_inputs["user"]) == batch.graph.num_nodes_after_hop["user"][-1]
+    click_loss(model, batch).backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().sum() > 0, name
 
 
 def test_the_encoder_asks_for_what_it_reads():
