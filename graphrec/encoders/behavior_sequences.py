@@ -107,6 +107,22 @@ class SequenceSizes:
     profile: tuple[int, ...] = ()
     query: tuple[int, ...] = ()
 
+    def check(self, sequences: BehaviorSequences) -> None:
+        """Raise if sequences have other columns than a model of these sizes reads.
+
+        Raises:
+            ValueError: naming the numbers of columns.
+
+        """
+        wanted = [len(part) for part in (self.item, self.properties, self.profile, self.query)]
+        parts = (sequences.item, sequences.properties, sequences.profile, sequences.query)
+        found = [part.shape[1] for part in parts]
+        if found != wanted:
+            raise ValueError(
+                f"the model reads {wanted} columns of items, properties, profile and query, the sequences "
+                f"have {found}: make both of one tokenizer"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceTokenizer:

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
 from graphrec.encoders.behavior_sequences import BehaviorSequences, SequenceSizes, SequenceTokenizer
 from graphrec.encoders.fit_until import FittedUntil
-from graphrec.nn.code_vectors import CodeVectors
+from graphrec.nn.code_vectors import CodeVectors, MappedCodes
+from graphrec.nn.padding import padded, padding_mask
 from graphrec.nn.property_lstm import PropertyGatedLSTM
 
 
@@ -81,9 +82,7 @@ class DUPN(FittedUntil):
         self.lstm = PropertyGatedLSTM(
             self.item.out_channels, self.property.out_channels if self.in_lstm else 0, hidden_channels
         )
-        self.profile = CodeVectors(sizes.profile, [16] * len(sizes.profile))
-        self.user = nn.Linear(self.profile.out_channels, user_channels) if sizes.profile else None
-        self.no_profile = nn.Parameter(torch.zeros(0 if sizes.profile else user_channels))
+        self.user = MappedCodes(CodeVectors(sizes.profile, [16] * len(sizes.profile)), user_channels)
         self.query_fields = CodeVectors(sizes.query, [query_channels] * len(sizes.query))
         self.query_channels = max(len(sizes.query), 1) * query_channels
         self.no_query = nn.Parameter(torch.zeros(0 if sizes.query else query_channels))
@@ -126,24 +125,22 @@ class DUPN(FittedUntil):
     def attention(self, sequences: BehaviorSequences) -> Float[Tensor, " num_behaviors"]:
         """Return the weight of each behaviour, to look at them; those of a query sum to one."""
         _, weight, _ = self._attend(sequences, None)
-        return weight[_mask(sequences.ptr)]
+        return weight[padding_mask(sequences.ptr)]
 
     def _attend(
         self, sequences: BehaviorSequences, query: Tensor | None
     ) -> tuple[Float[Tensor, "N L hidden"], Float[Tensor, "N L"], Float[Tensor, "N user"]]:
-        self._check(sequences)
-        user = self.no_profile.expand(len(sequences), -1)
-        if self.user is not None:
-            user = torch.relu(self.user(self.profile(sequences.profile)))
+        self.sizes.check(sequences)
+        user = self.user(sequences.profile)
         if query is None:
             query = self.no_query.expand(len(sequences), -1)
             if self.sizes.query:
                 query = self.query_fields(sequences.query)
-        mask = _mask(sequences.ptr)
-        item = _padded(self.dropout(self.item(sequences.item)), mask)
+        mask = padding_mask(sequences.ptr)
+        item = padded(self.dropout(self.item(sequences.item)), mask)
         properties = item[..., :0]
         if self.in_lstm or self.in_attention:
-            properties = _padded(self.property(sequences.properties), mask)
+            properties = padded(self.property(sequences.properties), mask)
         hidden = self.lstm(item, properties if self.in_lstm else properties[..., :0])
         logit = self.of_hidden(hidden) + self.of_query_and_user(torch.cat([query, user], dim=1))[:, None]
         if self.of_property is not None:
@@ -153,17 +150,6 @@ class DUPN(FittedUntil):
         empty = ~mask.any(dim=1, keepdim=True)
         weight = functional.softmax(logit.masked_fill(empty, 0.0), dim=1).masked_fill(~mask, 0.0)
         return hidden, weight, user
-
-    def _check(self, sequences: BehaviorSequences) -> None:
-        sizes = self.sizes
-        wanted = [len(part) for part in (sizes.item, sizes.properties, sizes.profile, sizes.query)]
-        parts = (sequences.item, sequences.properties, sequences.profile, sequences.query)
-        found = [part.shape[1] for part in parts]
-        if found != wanted:
-            raise ValueError(
-                f"the model reads {wanted} columns of items, properties, profile and query, the sequences "
-                f"have {found}: make both of one tokenizer"
-            )
 
 
 class DUPNEncoder(NodeEncoder[BehaviorSequences]):
@@ -215,16 +201,3 @@ def _widths(name: str, channels: Sequence[int] | int, num_codes: Sequence[int]) 
     if len(channels) != len(num_codes):
         raise ValueError(f"{name} has {len(channels)} values for {len(num_codes)} columns: give each one")
     return list(channels)
-
-
-def _mask(ptr: Int64[Tensor, " _"]) -> Bool[Tensor, "num_queries length"]:
-    """Say where the behaviours lie in a batch padded on the right; one step at least."""
-    length = ptr.diff()
-    longest = max(int(length.max()) if len(length) else 0, 1)
-    return torch.arange(longest, device=ptr.device) < length[:, None]
-
-
-def _padded(values: Tensor, mask: Tensor) -> Tensor:
-    """Put the behaviours' vectors into their places; zeros elsewhere."""
-    out = torch.zeros(*mask.shape, values.shape[1], dtype=values.dtype, device=values.device)
-    return out.masked_scatter(mask[..., None], values)

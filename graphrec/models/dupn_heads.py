@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphrec.nn.code_vectors import CodeVectors
+from graphrec.nn.code_vectors import MappedCodes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,12 +61,14 @@ class TaskHead(nn.Module, ABC):
 
         """
 
+    @staticmethod
     @abstractmethod
-    def losses(self, logit: Tensor, rows: TaskRows) -> Tensor:
+    def losses(logit: Tensor, rows: TaskRows) -> Tensor:
         """Return each row's loss, not yet weighted; (num_rows,)."""
 
+    @staticmethod
     @abstractmethod
-    def score(self, logit: Tensor) -> Tensor:
+    def score(logit: Tensor) -> Tensor:
         """Return what a metric reads: a probability, a ranking score, or the probability of each class."""
 
     def loss(self, logit: Tensor, rows: TaskRows) -> Float[Tensor, ""]:
@@ -74,41 +76,13 @@ class TaskHead(nn.Module, ABC):
         return (self.losses(logit, rows) * rows.weight).mean()
 
 
-class EntityVectors(nn.Module):
-    """A vector of an entity, by a linear map and ReLU of its codes' embeddings.
-
-    Args:
-        tables: embeddings of the codes. Those of the encoder's items may be given: then both share them.
-        channels: of the vector (paper: 128 of an item or of someone to follow, 64 of a shop).
-
-    """
-
-    def __init__(self, tables: CodeVectors, channels: int) -> None:
-        super().__init__()
-        self.tables, self.out_channels = tables, channels
-        self.map = nn.Linear(tables.out_channels, channels)
-
-    def forward(self, entity: Int64[Tensor, "num_rows num_fields"]) -> Float[Tensor, "num_rows channels"]:
-        """Return a vector for each row of codes.
-
-        Raises:
-            ValueError: the codes have other columns than the tables.
-
-        """
-        if entity.shape[1] != len(self.tables.tables):
-            raise ValueError(
-                f"the head reads {len(self.tables.tables)} columns of entities, the rows have "
-                f"{entity.shape[1]}: make the rows for this head's entity"
-            )
-        return torch.relu(self.map(self.tables(entity)))
-
-
 class PairHead(TaskHead):
     """Will the user click, follow or buy this entity: the logit of a user and an entity, logistic loss.
 
     Args:
         in_channels: of the representation.
-        entity: makes the entities' vectors.
+        entity: makes the entities' vectors (paper: 128 of an item or of someone to follow, 64 of a shop). Its
+            tables may be the encoder's.
         hidden_channels: of the layers between (paper: 128, 128 for CTR and FIFP; 128, 64 for SPP).
         dropout: behind each of them.
 
@@ -117,7 +91,7 @@ class PairHead(TaskHead):
     def __init__(
         self,
         in_channels: int,
-        entity: EntityVectors,
+        entity: MappedCodes,
         *,
         hidden_channels: Sequence[int] = (128, 128),
         dropout: float = 0.0,
@@ -131,11 +105,13 @@ class PairHead(TaskHead):
         logit: Tensor = self.layers(torch.cat([vector, self.entity(rows.entity)], dim=1))
         return logit[:, 0]
 
-    def losses(self, logit: Tensor, rows: TaskRows) -> Tensor:
+    @staticmethod
+    def losses(logit: Tensor, rows: TaskRows) -> Tensor:
         """Return each row's binary cross entropy; labels are 0 or 1."""
         return functional.binary_cross_entropy_with_logits(logit, rows.label, reduction="none")
 
-    def score(self, logit: Tensor) -> Tensor:
+    @staticmethod
+    def score(logit: Tensor) -> Tensor:
         """Return the probability of a 1, float64."""
         return logit.double().sigmoid()
 
@@ -186,11 +162,13 @@ class RankingHead(TaskHead):
             )
         return (weight * rows.features).sum(dim=1)
 
-    def losses(self, logit: Tensor, rows: TaskRows) -> Tensor:
+    @staticmethod
+    def losses(logit: Tensor, rows: TaskRows) -> Tensor:
         """Return each row's logistic loss; labels are -1 or +1."""
         return functional.softplus(-rows.label * logit)
 
-    def score(self, logit: Tensor) -> Tensor:
+    @staticmethod
+    def score(logit: Tensor) -> Tensor:
         """Return the ranking score itself, float64."""
         return logit.double()
 
@@ -217,11 +195,13 @@ class ClassHead(TaskHead):
         logit: Tensor = self.layers(vector)
         return logit
 
-    def losses(self, logit: Tensor, rows: TaskRows) -> Tensor:
+    @staticmethod
+    def losses(logit: Tensor, rows: TaskRows) -> Tensor:
         """Return each row's cross entropy; labels are numbers of classes."""
         return functional.cross_entropy(logit, rows.label.long(), reduction="none")
 
-    def score(self, logit: Tensor) -> Tensor:
+    @staticmethod
+    def score(logit: Tensor) -> Tensor:
         """Return the probability of each class, float64."""
         return logit.double().softmax(dim=1)
 

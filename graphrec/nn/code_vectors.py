@@ -32,3 +32,40 @@ class CodeVectors(nn.Module):
         return torch.cat(
             [table(column) for table, column in zip(self.tables, code.T.contiguous(), strict=True)], dim=1
         )
+
+
+class MappedCodes(nn.Module):
+    """A vector of a row of codes: a linear map and ReLU of their embeddings, or learned without columns.
+
+    Args:
+        tables: embeddings of the codes. Other modules may share them.
+        channels: of the vector.
+
+    Attributes:
+        tables: as given.
+        out_channels: as given.
+
+    """
+
+    def __init__(self, tables: CodeVectors, channels: int) -> None:
+        super().__init__()
+        self.tables, self.out_channels = tables, channels
+        has_columns = len(tables.tables) > 0
+        self.map = nn.Linear(tables.out_channels, channels) if has_columns else None
+        self.without_columns = nn.Parameter(torch.zeros(0 if has_columns else channels))
+
+    def forward(self, code: Int64[Tensor, "num_rows num_columns"]) -> Float[Tensor, "num_rows channels"]:
+        """Return a vector for each row.
+
+        Raises:
+            ValueError: the codes have other columns than the tables.
+
+        """
+        if code.shape[1] != len(self.tables.tables):
+            raise ValueError(
+                f"the tables are of {len(self.tables.tables)} columns of codes, the rows have "
+                f"{code.shape[1]}: make both of one vocabulary"
+            )
+        if self.map is None:
+            return self.without_columns.expand(len(code), -1)
+        return torch.relu(self.map(self.tables(code)))

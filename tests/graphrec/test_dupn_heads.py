@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from graphrec.models.dupn_heads import ClassHead, EntityVectors, PairHead, RankingHead, TaskRows, dense_layers
-from graphrec.nn.code_vectors import CodeVectors
+from graphrec.models.dupn_heads import ClassHead, PairHead, RankingHead, TaskRows, dense_layers
+from graphrec.nn.code_vectors import CodeVectors, MappedCodes
 
 
 def rows_of(label, *, weight=None, entity=None, features=None):
@@ -30,7 +30,7 @@ def set_layers(layers, *values):
 
 def test_pair_head_by_hand():
     tables = CodeVectors((3,), (2,))
-    head = PairHead(1, EntityVectors(tables, 1), hidden_channels=(2,))
+    head = PairHead(1, MappedCodes(tables, 1), hidden_channels=(2,))
     with torch.no_grad():
         tables.tables[0].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 2.0], [-3.0, 1.0]]))
     set_layers([head.entity.map], ([[1.0, 1.0]], [0.5]))
@@ -86,7 +86,7 @@ def test_class_head_by_hand():
 
 
 def test_the_papers_widths():
-    shop = EntityVectors(CodeVectors((5, 4), (32, 24)), 64)
+    shop = MappedCodes(CodeVectors((5, 4), (32, 24)), 64)
     head = PairHead(256, shop, hidden_channels=(128, 64), dropout=0.5)
     widths = [
         (layer.in_features, layer.out_features) for layer in head.layers if hasattr(layer, "in_features")
@@ -103,7 +103,7 @@ def test_the_papers_widths():
 def test_entity_tables_may_be_the_encoders():
     torch.manual_seed(0)
     items = CodeVectors((6,), (4,))
-    heads = [PairHead(3, EntityVectors(items, 16)) for _ in range(2)]
+    heads = [PairHead(3, MappedCodes(items, 16)) for _ in range(2)]
     assert heads[0].entity.tables is heads[1].entity.tables
     rows = rows_of([1.0, 0.0], entity=[[1], [5]])
     heads[0].loss(heads[0](torch.randn(2, 3), rows), rows).backward()
@@ -112,8 +112,8 @@ def test_entity_tables_may_be_the_encoders():
 
 
 def test_errors():
-    head = PairHead(1, EntityVectors(CodeVectors((3,), (2,)), 1))
-    with pytest.raises(ValueError, match="reads 1 columns of entities, the rows have 2"):
+    head = PairHead(1, MappedCodes(CodeVectors((3,), (2,)), 1))
+    with pytest.raises(ValueError, match="tables are of 1 columns of codes, the rows have 2"):
         head(torch.zeros(1, 1), rows_of([1.0], entity=[[1, 2]]))
     with pytest.raises(ValueError, match="weighs 3 ranking features, the rows have 2"):
         RankingHead(1, 3)(torch.zeros(1, 1), rows_of([1.0], features=[[1.0, 2.0]]))

@@ -22,8 +22,8 @@ from graphrec.encoders.dupn import DUPN
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.sentences import FIRST, MISSING, RARE
 from graphrec.encoders.vocabulary import AttributeVocabularies, fit_vocabularies
-from graphrec.models.dupn_heads import ClassHead, EntityVectors, PairHead, RankingHead
-from graphrec.nn.code_vectors import CodeVectors
+from graphrec.models.dupn_heads import ClassHead, PairHead, RankingHead
+from graphrec.nn.code_vectors import CodeVectors, MappedCodes
 from graphrec.training.entity_task_data import field_codes, item_codes, read_tasks
 from graphrec.training.loop import OptimizerConfig
 from graphrec.training.multi_task import MultiTaskConfig, MultiTaskModel, fit_tasks, score_task
@@ -195,10 +195,10 @@ def test_dupn_learns_from_what_is_read():
         query_channels=4,
     )
     heads = {
-        "click": PairHead(12, EntityVectors(dupn.item, 32), hidden_channels=(32, 32)),
+        "click": PairHead(12, MappedCodes(dupn.item, 32), hidden_channels=(32, 32)),
         "rank": RankingHead(12, 1, hidden_channels=32),
         "level": ClassHead(12, 2, hidden_channels=32),
-        "brand": PairHead(12, EntityVectors(CodeVectors(tokenizer.sizes.item[1:], (4,)), 32)),
+        "brand": PairHead(12, MappedCodes(CodeVectors(tokenizer.sizes.item[1:], (4,)), 32)),
     }
     model = MultiTaskModel(dupn, heads, learned_queries=["level"], query_channels=dupn.query_channels)
     optimizer = OptimizerConfig(

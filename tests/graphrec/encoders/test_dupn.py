@@ -157,7 +157,7 @@ def test_formula_and_variants(properties_in):
     model = small(SIZES, properties_in=properties_in).double().eval()
     given = toy_sequences()
     out = model(given)
-    user = torch.relu(model.user(model.profile(given.profile)))
+    user = torch.relu(model.user.map(model.user.tables(given.profile)))
     assert out.shape == (3, 8)
     torch.testing.assert_close(out[:, 5:], user)
     assert not out[1, :5].any()
@@ -209,7 +209,7 @@ def test_gradient_reaches_every_parameter_and_a_query_of_ones_own_counts():
     plain = small(SequenceSizes(item=(6, 4), properties=(4, 5))).eval()
     given = replace(given, profile=given.profile[:, :0])
     plain(given).square().sum().backward()
-    assert plain.no_profile.shape == (3,)
+    assert plain.user.without_columns.shape == (3,)
     assert plain(given).shape == (3, 8)
 
 
