@@ -1,6 +1,7 @@
 """Heatmaps beside a slow loop, on days when clocks turn, as text, on disk and dense."""
 
 from collections import defaultdict
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import polars as pl
@@ -173,6 +174,18 @@ def test_where_clocks_turned_within_the_window_no_event_is_lost():
         (1, 11, 0): 1,
         (1, 10, 0): 1,
     }
+
+
+def test_times_may_be_milliseconds():
+    time = at("2011-07-10 04:00")
+    log = [(0, item, time - seconds, False, 2.0, "x") for item, seconds in ((0, 1), (1, DAY), (2, 40_000))]
+    encoding = encoding_of(2)
+    history = InputReader(graph_of(log), "user", {"some": encoding.request})
+    events = history.read(torch.tensor([0]), torch.tensor([time])).histories["some"]
+    milliseconds = replace(events, events=replace(events.events, time=events.events.time * 1000 + 999))
+    whole = encoding.encode(events, torch.tensor([time]))
+    assert len(whole.value) > 3
+    same(encoding.encode(milliseconds, torch.tensor([time * 1000]), 1000), whole)
 
 
 def test_a_million_events_are_a_few_cells():
