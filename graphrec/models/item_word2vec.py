@@ -1,0 +1,143 @@
+"""Item embeddings by word2vec over users' sequences of items, by gensim: DUPN's variant "w2v".
+
+Ni et al., KDD 2018, table 2 starts the item embeddings there; the settings of word2vec are ours.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+from graph_builders.option_checks import check_numbers, check_whole_numbers
+from graphrec.encoders.fit_until import FittedUntil, move_fit_until
+from graphrec.encoders.sentences import FIRST
+from samplers import EventHistory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemWord2VecConfig:
+    """How word2vec (skip-gram with negative sampling; Mikolov et al., NeurIPS 2013) is fitted.
+
+    Attributes:
+        channels: of an item's vector: those of the table that starts from it.
+        window: pairs at most this many behaviours apart.
+        num_negatives: sampled items a pair.
+        epochs: passes over the sequences.
+        learning_rate: at the start; falls to 0.0001.
+        random_seed: of everything. One thread, so that a seed gives the same vectors.
+
+    """
+
+    channels: int = 24
+    window: int = 5
+    num_negatives: int = 5
+    epochs: int = 5
+    learning_rate: float = 0.025
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole_numbers(self, channels=1, window=1, num_negatives=1, epochs=1, random_seed=0)
+        check_numbers(self, ("learning_rate",), above=1e-4)
+
+
+class ItemVectors(FittedUntil):
+    """A vector for each item, from what users did before a time.
+
+    Attributes:
+        vector: one row an item.
+        is_known: whether any user had the item; the vectors of others are 0.
+
+    """
+
+    noun: ClassVar[str] = "word2vec"
+
+    def __init__(
+        self, vector: Float32[Tensor, "num_items channels"], is_known: Tensor, fit_until: int
+    ) -> None:
+        super().__init__()
+        self.vector, self.is_known, self.fit_until = vector, is_known, fit_until
+
+
+def fit_item_vectors(
+    history: EventHistory,
+    num_items: int,
+    *,
+    fit_until: int,
+    config: ItemWord2VecConfig = ItemWord2VecConfig(),
+) -> ItemVectors:
+    """Fit skip-gram to sequences of items, oldest first.
+
+    Args:
+        history: of users, each read once and as of ``fit_until``, on the CPU.
+        num_items: how many vectors there are; later items are left out of the sequences.
+        fit_until: every event lies before.
+        config: options.
+
+    Raises:
+        ValueError: an event lies at or after ``fit_until``, or no item is left.
+
+    """
+    from gensim.models import Word2Vec
+
+    late = int((history.time >= fit_until).sum())
+    if late:
+        raise ValueError(f"{late} events lie at or after fit_until={fit_until}: read histories as of then")
+    if not bool((history.neighbor < num_items).any()):
+        raise ValueError(f"no event is of the first {num_items} items: there is nothing to fit on")
+    model: Any = Word2Vec(
+        _Sequences(history, num_items),
+        vector_size=config.channels,
+        window=config.window,
+        sg=1,
+        negative=config.num_negatives,
+        min_count=1,
+        epochs=config.epochs,
+        alpha=config.learning_rate,
+        min_alpha=1e-4,
+        seed=config.random_seed,
+        workers=1,
+    )
+    item = torch.tensor([int(word) for word in model.wv.index_to_key])
+    vector, is_known = torch.zeros(num_items, config.channels), torch.zeros(num_items, dtype=torch.bool)
+    vector[item], is_known[item] = torch.from_numpy(model.wv.vectors.copy()), True
+    return ItemVectors(vector, is_known, fit_until)
+
+
+@torch.no_grad()
+def start_items_from(encoder: Any, vectors: ItemVectors) -> None:
+    """Copy vectors into an encoder's table of items, which is its first column's, and move ``fit_until``.
+
+    Items without a vector keep what they have. Training goes on from there, as from any start.
+
+    Args:
+        encoder: DUPN or one of its baselines, with ``item.tables``.
+        vectors: of as many items as have a code of their own.
+
+    Raises:
+        ValueError: the table has other sizes: perhaps its first column is no item.
+
+    """
+    table: nn.Embedding = encoder.item.tables[0]
+    wanted = (FIRST + len(vectors.vector), vectors.vector.shape[1])
+    if tuple(table.weight.shape) != wanted:
+        raise ValueError(
+            f"the encoder's first table is {tuple(table.weight.shape)}, the vectors need {wanted}: give the "
+            "tokenizer num_items, and the same number of items and channels to both"
+        )
+    row = vectors.is_known.nonzero().flatten()
+    table.weight[(row + FIRST).to(table.weight.device)] = vectors.vector[row].to(table.weight)
+    move_fit_until(encoder, int(vectors.fit_until or 0))
+
+
+class _Sequences:
+    """Users' items as gensim reads them, several times, user by user."""
+
+    def __init__(self, history: EventHistory, num_items: int) -> None:
+        self.ptr, self.item, self.num_items = history.ptr.tolist(), history.neighbor.tolist(), num_items
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for first, stop in zip(self.ptr, self.ptr[1:], strict=False):
+            yield [str(item) for item in self.item[first:stop] if item < self.num_items]
