@@ -12,6 +12,7 @@ from experiments.benchmarks.userbert import OUTPUT, userbert_benchmark_section
 from experiments.readme import put_between
 from experiments.results_table import read_lines
 from experiments.userbert_data import UserBERTData, times_of
+from experiments.userbert_methods import METHODS
 from graph_builders.datasets.downstream_tasks import DownstreamTask
 from graph_builders.events import UNITS_PER_SECOND
 from graphrec.encoders.sentence_batches import sentence_length, take_sentences
@@ -95,7 +96,13 @@ def userbert_section(results: Path, data: str) -> str:
     for family in dict.fromkeys(line["family"] for line in figures):
         found += [f"### {HEADINGS.get(family, family)}", ""]
         of_family = [[one for one in kind if one["family"] == family] for kind in (figures, tests, rows)]
+        finished = {line["method"] for line in of_family[0]}
+        missing = [
+            method.name for method in METHODS if family in method.families and method.name not in finished
+        ]
         found += [*_table(*of_family), ""]
+        if missing:
+            found += [f"Not finished, and so not here: {'; '.join(missing)}.", ""]
     return "\n".join([*found, *_choices(rows)]).rstrip()
 
 

@@ -28,7 +28,7 @@ PAGE = "userbert.md"
 BUDGET_HOURS = 15.0
 SIMPLE_SECONDS = 3.0  # of a part without a network, before one has been measured
 SCORING_SHARE = 0.35  # of a scored query over a trained one
-PROBE_STEPS = (1, 5)  # between which a probe measures
+PROBE_STEPS = (1, 13)  # between which a probe measures: sentences of all lengths
 LOADERS: Mapping[str, Callable[[str | None, DataSettings], UserBERTData]] = {
     "complete_journey": complete_journey_data,
     "kuairand": kuairand_data,

@@ -155,6 +155,8 @@ def test_the_page_says_that_the_data_is_simulated_and_what_was_chosen(finished):
     assert "simulated" in page.splitlines()[0]
     for name in SIMPLE + TRAINED:
         assert f"| {name} |" in page
+    assert page.count("Not finished, and so not here: ") == 3
+    assert "not here: own frequency; Wide&Deep+MTL; Transformer+MTL; UserBERT, not pre-trained;" in page
     assert "epoch 1 of 2" in page or "epoch 2 of 2" in page
     assert userbert_section(finished.results, "kuairand") == "Nothing has been run yet."
 
