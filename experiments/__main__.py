@@ -73,8 +73,10 @@ def main(arguments: list[str]) -> int:
         return userbert_tables(rest)
     if command == "readme":
         from experiments.readme import update_pages
+        from experiments.userbert_report import update_userbert_page
 
         update_pages(Path(), RESULTS, TABLES)
+        update_userbert_page(RESULTS, Path("docs/userbert.md"))
         return 0
     if command == "lsttm_table":
         return _lsttm_table(rest)

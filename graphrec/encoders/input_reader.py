@@ -3,7 +3,7 @@
 Events come from ``samplers.EventHistorySampler``, so no encoder can see one that its query may not know.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import polars as pl
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from graph_builders import BehaviorGraph, CategoricalColumn, FeatureTable, NumericColumn, RaggedColumn
 from graph_builders.events import UNITS_PER_SECOND
 from graph_builders.feature_table import Column, encode_words
-from graphrec.encoders.base import EncoderInput, History, HistoryRequest
+from graphrec.encoders.base import EncoderInput, History, HistoryRequest, Prepared
 from samplers import Engine, EventHistory, EventHistorySampler, NodeType, count_edges
 from samplers.queries import expand_ranges
 from samplers.tables import with_zero
@@ -117,6 +117,36 @@ class InputReader:
             given = None if query_fields is None else take_rows(query_fields, places)
             yield self.read(node[first:stop], time[first:stop], query_fields=given)
             first, done = stop, int(total[stop - 1])
+
+
+def prepare_queries(
+    reader: InputReader,
+    prepare: Callable[[EncoderInput], Prepared],
+    concatenate: Callable[[Sequence[Prepared]], Prepared],
+    node: Int64[Tensor, " num_queries"],
+    time: Int64[Tensor, " num_queries"],
+    *,
+    max_events: int = 1_000_000,
+) -> Prepared:
+    """Read and prepare the histories of many queries, at most so many events at a time.
+
+    Args:
+        reader: of the encoder's requests.
+        prepare: the encoder's own.
+        concatenate: puts what ``prepare`` returned for several parts behind one another.
+        node: row of each query's node.
+        time: of each query.
+        max_events: as in :meth:`InputReader.read_in_chunks`.
+
+    Raises:
+        ValueError: there is no query, or as :meth:`InputReader.read_in_chunks`.
+
+    """
+    if not len(node):
+        raise ValueError("there is no query to read a history for")
+    chunks = reader.read_in_chunks(node, time, max_events=max_events)
+    with torch.no_grad():
+        return concatenate([prepare(chunk) for chunk in chunks])
 
 
 def take_rows(table: FeatureTable, row: Int64[Tensor, " num_taken"]) -> FeatureTable:

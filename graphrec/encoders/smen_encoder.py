@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graphrec.encoders.bag_of_interests import BagOfInterests, InterestCounter, concatenate_bags
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
-from graphrec.encoders.input_reader import InputReader
+from graphrec.encoders.input_reader import InputReader, prepare_queries
 from graphrec.encoders.smen import SMEN
 from samplers import EdgeType
 
@@ -88,10 +88,7 @@ def read_bags(
         ValueError: there is no query, or as :meth:`InputReader.read_in_chunks`.
 
     """
-    if not len(node):
-        raise ValueError("there is no query to read a life for")
-    chunks = reader.read_in_chunks(node, time, max_events=max_events)
-    return concatenate_bags([encoder.prepare(chunk) for chunk in chunks])
+    return prepare_queries(reader, encoder.prepare, concatenate_bags, node, time, max_events=max_events)
 
 
 @torch.no_grad()

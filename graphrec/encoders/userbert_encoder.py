@@ -1,11 +1,10 @@
 """UserBERT behind the contract of a node-feature encoder: a tokeniser in front of the model."""
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from graphrec.encoders.behavior_words import SentenceTokenizer
-from graphrec.encoders.input_reader import InputReader
+from graphrec.encoders.input_reader import InputReader, prepare_queries
 from graphrec.encoders.sentence_batches import concatenate_sentences
 from graphrec.encoders.sentence_encoder import SentenceEncoder
 from graphrec.encoders.sentences import UserSentences
@@ -64,8 +63,6 @@ def read_sentences(
         ValueError: there is no query, or as :meth:`InputReader.read_in_chunks`.
 
     """
-    if not len(node):
-        raise ValueError("there is no query to read sentences for")
-    chunks = reader.read_in_chunks(node, time, max_events=max_events)
-    with torch.no_grad():
-        return concatenate_sentences([tokenizer.tokenize(chunk) for chunk in chunks])
+    return prepare_queries(
+        reader, tokenizer.tokenize, concatenate_sentences, node, time, max_events=max_events
+    )

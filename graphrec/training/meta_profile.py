@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from graph_builders.datasets.downstream_tasks import DownstreamTask, Part
 from graphrec.encoders.fit_until import move_fit_until
-from graphrec.encoders.input_reader import InputReader
+from graphrec.encoders.input_reader import InputReader, prepare_queries
 from graphrec.losses import masked_multi_task_loss
 from graphrec.models.meta_profile import (
     MultiTaskProfile,
@@ -52,11 +52,7 @@ def read_profile_inputs(
         ValueError: there is no query, or as :meth:`InputReader.read_in_chunks`.
 
     """
-    if not len(node):
-        raise ValueError("there is no query to read heatmaps for")
-    chunks = reader.read_in_chunks(node, time, max_events=max_events)
-    with torch.no_grad():
-        return concatenate_inputs([profile.prepare(chunk) for chunk in chunks])
+    return prepare_queries(reader, profile.prepare, concatenate_inputs, node, time, max_events=max_events)
 
 
 def task_label_matrix(

@@ -199,7 +199,7 @@ def test_several_modalities_and_demographics_are_one_encoder():
         torch.testing.assert_close(embed(profile, whole.take(torch.tensor([row]))), vectors[row : row + 1])
     both = concatenate_inputs([whole, whole.take(torch.tensor([2]))])
     torch.testing.assert_close(embed(profile, both)[[0, 4]], vectors[[0, 2]])
-    with pytest.raises(ValueError, match="no query to read heatmaps for"):
+    with pytest.raises(ValueError, match="no query to read a history for"):
         read_profile_inputs(reader, profile, user[:0], time[:0])
     with pytest.raises(ValueError, match="at least one part"):
         concatenate_inputs([])

@@ -162,6 +162,6 @@ def test_what_cannot_be_trained_on_is_refused(done):
         ValueError, match="the counter has 121 interests and 1 scales, the model reads 121 and 2"
     ):
         SMENEncoder(encoder_of(scales=("year",)).counter, smen, [BUY])
-    with pytest.raises(ValueError, match="no query to read a life for"):
+    with pytest.raises(ValueError, match="no query to read a history for"):
         read_bags(reader, encoder, USERS[:0], time[:0])
     assert smen.fit_until is None
