@@ -14,6 +14,7 @@ TABLES = {
     "main": "The main table: five test days, three seeds",
     "controls": "Ablations and a negative control: the last test day, one seed",
     "baselines": "Baselines without a graph: the last test day, one seed",
+    "user_encoders": "UserBERT among the users' features of LSTTM: the last test day, one seed",
 }
 USAGE = """usage: python -m experiments COMMAND [OPTIONS]
 
