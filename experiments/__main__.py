@@ -127,17 +127,10 @@ def _lsttm_table(arguments: list[str]) -> int:
     import tyro
 
     from experiments.lsttm_table import LSTTMTable, TableConfig
+    from experiments.resumable import run_resumable
 
     torch.set_num_threads(1)
-    try:
-        LSTTMTable(tyro.cli(TableConfig, args=arguments)).run()
-    except (ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_resumable(lambda: LSTTMTable(tyro.cli(TableConfig, args=arguments)).run())
 
 
 if __name__ == "__main__":

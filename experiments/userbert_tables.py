@@ -5,7 +5,6 @@ It goes seed by seed, and after each the tables are made anew from whatever is f
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.results_table import read_lines, write_lines
+from experiments.resumable import run_resumable
 from experiments.userbert_data import DataSettings, TaskFamily, UserBERTData, complete_journey_data
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_kuairand import kuairand_data
@@ -393,12 +393,4 @@ def main(arguments: list[str]) -> int:
     import tyro
 
     torch.set_num_threads(1)
-    try:
-        UserBERTTables(tyro.cli(UserBERTTableConfig, args=arguments)).run()
-    except (ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_resumable(lambda: UserBERTTables(tyro.cli(UserBERTTableConfig, args=arguments)).run())

@@ -127,6 +127,7 @@ def prepare_queries(
     time: Int64[Tensor, " num_queries"],
     *,
     max_events: int = 1_000_000,
+    query_fields: FeatureTable | None = None,
 ) -> Prepared:
     """Read and prepare the histories of many queries, at most so many events at a time.
 
@@ -137,6 +138,7 @@ def prepare_queries(
         node: row of each query's node.
         time: of each query.
         max_events: as in :meth:`InputReader.read_in_chunks`.
+        query_fields: what describes each query; default: nothing.
 
     Raises:
         ValueError: there is no query, or as :meth:`InputReader.read_in_chunks`.
@@ -144,7 +146,7 @@ def prepare_queries(
     """
     if not len(node):
         raise ValueError("there is no query to read a history for")
-    chunks = reader.read_in_chunks(node, time, max_events=max_events)
+    chunks = reader.read_in_chunks(node, time, max_events=max_events, query_fields=query_fields)
     with torch.no_grad():
         return concatenate([prepare(chunk) for chunk in chunks])
 

@@ -11,36 +11,18 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from graph_builders.option_checks import check_numbers, check_whole_numbers
 from graphrec.encoders.fit_until import FittedUntil, move_fit_until
 from graphrec.encoders.sentences import FIRST
+from graphrec.models.skip_gram import SkipGramConfig, fit_skip_gram
 from samplers import EventHistory
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemWord2VecConfig:
-    """How word2vec (skip-gram with negative sampling; Mikolov et al., NeurIPS 2013) is fitted.
-
-    Attributes:
-        channels: of an item's vector: those of the table that starts from it.
-        window: pairs at most this many behaviours apart.
-        num_negatives: sampled items a pair.
-        epochs: passes over the sequences.
-        learning_rate: at the start; falls to 0.0001.
-        random_seed: of everything. One thread, so that a seed gives the same vectors.
-
-    """
+class ItemWord2VecConfig(SkipGramConfig):
+    """How word2vec is fitted; ``channels`` are those of the table that starts from it."""
 
     channels: int = 24
-    window: int = 5
-    num_negatives: int = 5
     epochs: int = 5
-    learning_rate: float = 0.025
-    random_seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_whole_numbers(self, channels=1, window=1, num_negatives=1, epochs=1, random_seed=0)
-        check_numbers(self, ("learning_rate",), above=1e-4)
 
 
 class ItemVectors(FittedUntil):
@@ -80,29 +62,12 @@ def fit_item_vectors(
         ValueError: an event lies at or after ``fit_until``, or no item is left.
 
     """
-    from gensim.models import Word2Vec
-
     late = int((history.time >= fit_until).sum())
     if late:
         raise ValueError(f"{late} events lie at or after fit_until={fit_until}: read histories as of then")
     if not bool((history.neighbor < num_items).any()):
         raise ValueError(f"no event is of the first {num_items} items: there is nothing to fit on")
-    model: Any = Word2Vec(
-        _Sequences(history, num_items),
-        vector_size=config.channels,
-        window=config.window,
-        sg=1,
-        negative=config.num_negatives,
-        min_count=1,
-        epochs=config.epochs,
-        alpha=config.learning_rate,
-        min_alpha=1e-4,
-        seed=config.random_seed,
-        workers=1,
-    )
-    item = torch.tensor([int(word) for word in model.wv.index_to_key])
-    vector, is_known = torch.zeros(num_items, config.channels), torch.zeros(num_items, dtype=torch.bool)
-    vector[item], is_known[item] = torch.from_numpy(model.wv.vectors.copy()), True
+    vector, is_known = fit_skip_gram(_Sequences(history, num_items), num_items, config)
     return ItemVectors(vector, is_known, fit_until)
 
 

@@ -2,47 +2,34 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from graph_builders import BehaviorGraph
-from graph_builders.option_checks import check_numbers, check_whole_numbers
+from graph_builders.option_checks import check_whole_numbers
 from graphrec.encoders.fit_until import FittedUntil
+from graphrec.models.skip_gram import SkipGramConfig, fit_skip_gram
 from samplers import NodeType, random_walks
 
 
 @dataclass(frozen=True, kw_only=True)
-class WalkVectorsConfig:
+class WalkVectorsConfig(SkipGramConfig):
     """How DeepWalk is fitted.
 
     Attributes:
-        channels: of a node's vector.
         walk_length: nodes in a walk.
         walks_per_node: from every node with an edge.
-        window: pairs at most this many steps apart.
-        num_negatives: sampled nodes a pair.
-        epochs: passes over the walks.
-        learning_rate: at the start; falls to 0.0001.
-        random_seed: of walks and vectors. One thread, so that a seed gives the same vectors.
 
     """
 
-    channels: int = 128
     walk_length: int = 40
     walks_per_node: int = 10
-    window: int = 5
-    num_negatives: int = 5
-    epochs: int = 1
-    learning_rate: float = 0.025
-    random_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self, channels=1, walk_length=2, walks_per_node=1, window=1, num_negatives=1)
-        check_whole_numbers(self, epochs=1, random_seed=0)
-        check_numbers(self, ("learning_rate",), above=1e-4)
+        super().__post_init__()
+        check_whole_numbers(self, walk_length=2, walks_per_node=1)
 
 
 class WalkVectors(FittedUntil):
@@ -74,8 +61,6 @@ def fit_walk_vectors(
         ValueError: no edge was known before ``fit_until``.
 
     """
-    from gensim.models import Word2Vec
-
     first_row, offset = 0, dict[NodeType, int]()
     for node_type, num_rows in graph.num_nodes.items():
         offset[node_type], first_row = first_row, first_row + num_rows
@@ -83,22 +68,7 @@ def fit_walk_vectors(
     corpus = _Corpus(parts)
     if not sum(map(len, parts)):
         raise ValueError(f"no edge was known before fit_until={fit_until}: take a later one")
-    model: Any = Word2Vec(
-        corpus,
-        vector_size=config.channels,
-        window=config.window,
-        sg=1,
-        negative=config.num_negatives,
-        min_count=1,
-        epochs=config.epochs,
-        alpha=config.learning_rate,
-        min_alpha=1e-4,
-        seed=config.random_seed,
-        workers=1,
-    )
-    joint = torch.zeros(first_row, config.channels)
-    row = torch.tensor([int(word) for word in model.wv.index_to_key], dtype=torch.int64)
-    joint[row] = torch.from_numpy(model.wv.vectors.copy())
+    joint, _ = fit_skip_gram(corpus, first_row, config)
     vectors = {name: joint[offset[name] : offset[name] + size] for name, size in graph.num_nodes.items()}
     return WalkVectors(vectors, fit_until=fit_until)
 

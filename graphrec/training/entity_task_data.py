@@ -1,6 +1,6 @@
 """From tasks about entities to what multi-task training reads: inputs of each query once, codes, labels."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -12,7 +12,7 @@ from graph_builders import BehaviorGraph, build_feature_table
 from graph_builders.datasets.entity_tasks import EntityTask
 from graphrec.encoders.base import EncoderInput
 from graphrec.encoders.behavior_sequences import SequenceTokenizer
-from graphrec.encoders.input_reader import InputReader, take_values
+from graphrec.encoders.input_reader import InputReader, prepare_queries, take_values
 from graphrec.encoders.sentences import FIRST, RARE
 from graphrec.models.dupn_heads import TaskRows
 from graphrec.training.multi_task import TaskData
@@ -58,7 +58,7 @@ def read_tasks(
     reader: InputReader,
     *,
     prepare: Callable[[EncoderInput], Any],
-    concatenate: Callable[[list[Any]], Any],
+    concatenate: Callable[[Sequence[Any]], Any],
     entity_codes: Mapping[str, EntityCodes],
     query_fields: Sequence[str] = (),
     max_events: int = 1_000_000,
@@ -103,10 +103,10 @@ def read_tasks(
         raise ValueError(f"the users of {unseen} queries are not in the graph: build it from the same tables")
     time = _int64(queries["time"])
     fields = build_feature_table(queries.select(pl.col(query_fields).cast(pl.String)))
-    parts: Iterable[EncoderInput] = reader.read_in_chunks(
-        node, time, max_events=max_events, query_fields=fields if query_fields else None
+    given = fields if query_fields else None
+    inputs = prepare_queries(
+        reader, prepare, concatenate, node, time, max_events=max_events, query_fields=given
     )
-    inputs = concatenate([prepare(part) for part in parts])
     numbered = queries.with_row_index("query")
     data = {}
     for task, own in zip(tasks, asked, strict=True):

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -356,7 +356,7 @@ def test_next_tags_are_those_of_the_day_after_the_query():
         (1, day, ["9"], day),
     ]
     assert "1 of 3" in task.notes[0]
-    first = datetime.fromtimestamp(userbert_kuairand.FIRST_DAY / 1000, timezone.utc)  # noqa: UP017
+    first = datetime.fromtimestamp(userbert_kuairand.FIRST_DAY / 1000, UTC)
     assert first.isoformat() == "2022-04-24T20:00:00+00:00"  # 4 AM of the next day in Shanghai
 
 

@@ -144,7 +144,10 @@ def test_vectors_are_features_of_the_encoded_nodes(pooling, nodes):
     torch.nn.init.constant_(model.short_term.not_encoded["user"], 7.0)
     batch = collate(data, torch.arange(150, 190))
     seen = []
-    hook = lambda _, args, options: seen.extend([args[0], options["own_x"]])  # noqa: E731
+
+    def hook(module, args, options):
+        seen.extend([args[0], options["own_x"]])
+
     model.short_term.gat.register_forward_pre_hook(hook, with_kwargs=True)
     model.short_term(batch.graph)
     given, own = ({name: getattr(x, "dense", x) for name, x in part.items()} for part in seen)
