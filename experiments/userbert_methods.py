@@ -63,6 +63,7 @@ class TrainingSettings:
         epochs: of fine-tuning: validation chooses one of them, and curves show them all.
         rates: of fine-tuning, of which validation chooses.
         batch_size: of fine-tuning (paper: 128).
+        mixed_precision: products of Transformers in bfloat16, in training; scores are computed in float32.
 
     """
 
@@ -78,6 +79,7 @@ class TrainingSettings:
     epochs: int = 8
     rates: tuple[float, ...] = (3e-4, 1e-3)
     batch_size: int = 128
+    mixed_precision: bool = True
 
     def __post_init__(self) -> None:
         check_whole_numbers(
@@ -85,6 +87,10 @@ class TrainingSettings:
         )
         if not self.rates:
             raise ValueError("fine-tuning needs a rate to choose from: name one at least")
+
+    def precision_of(self, encoder: str) -> bool:
+        """Whether a network is trained in mixed precision."""
+        return self.mixed_precision and encoder in ("userbert", "transformer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +252,7 @@ def score_task(
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             learning_rate=setting["rate"],
+            mixed_precision=settings.precision_of(method.encoder),
             random_seed=seed,
         )
         scored_labels = labels.take(_rows(task, part))

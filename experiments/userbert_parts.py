@@ -183,6 +183,7 @@ class UserBERTParts:
                         epochs=epochs,
                         learning_rate=settings.pretraining_rate,
                         decay=True,
+                        mixed_precision=settings.precision_of(method.encoder),
                         random_seed=part.seed,
                     ),
                     checkpoint=checkpoint,
@@ -201,6 +202,7 @@ class UserBERTParts:
                     batch_size=16,
                     learning_rate=settings.task_rate,
                     decay=True,
+                    mixed_precision=settings.precision_of(method.encoder),
                     user_share=method.user_share,
                     random_seed=part.seed,
                 ),
@@ -356,6 +358,8 @@ class UserBERTParts:
             inputs = self._start_inputs["tasks"]
         if part.stage != "start":
             names += ["epochs", "batch_size"]
+        if self.settings.precision_of(method.encoder):
+            names += ["mixed_precision"]
         return {"inputs": inputs, **{name: getattr(self.settings, name) for name in names}}
 
 

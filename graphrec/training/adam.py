@@ -18,7 +18,7 @@ class AdamConfig:
         batch_size: rows a step.
         learning_rate: of Adam, for all weights (UserBERT: 1e-4).
         decay: whether the rate falls linearly to zero over the run (BERT's; UserBERT names none).
-        mixed_precision: products in bfloat16. It pays on a GPU.
+        mixed_precision: products in bfloat16. It pays on a GPU, and on a CPU that has such products.
         random_seed: keys every draw but those that the training names.
 
     """
