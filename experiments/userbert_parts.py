@@ -7,7 +7,6 @@ part is written to a temporary name and renamed, its JSON file last: what is the
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import polars as pl
 import torch
 from torch import nn
 
+from experiments.kept_parts import versions
 from experiments.userbert_data import TaskFamily, UserBERTData, task_digest, times_of
 from experiments.userbert_methods import (
     Method,
@@ -366,16 +366,3 @@ class UserBERTParts:
 def _digest_of_queries(queries: pl.DataFrame) -> str:
     values = queries.select("user_id", "time").to_numpy()
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    """Return versions of what figures may depend on."""
-    import sklearn
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "polars": pl.__version__,
-        "numpy": np.__version__,
-        "scikit-learn": sklearn.__version__,
-    }

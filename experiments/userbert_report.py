@@ -11,6 +11,8 @@ import torch
 from experiments.benchmarks.userbert import OUTPUT, userbert_benchmark_section
 from experiments.readme import put_between
 from experiments.results_table import read_lines
+from experiments.task_figures import MEAN
+from experiments.task_report import METRICS, task_table
 from experiments.userbert_data import UserBERTData, times_of
 from experiments.userbert_methods import METHODS
 from graph_builders.datasets.downstream_tasks import DownstreamTask
@@ -26,7 +28,6 @@ HEADINGS = {
     "attributes": "User attributes (the paper's table 3)",
     "next genre": "Next genre, mAP@10 (the paper's table 4)",
 }
-METRICS = {"auc": "AUC", "accuracy": "accuracy", "map@10": "mAP@10"}
 ABLATIONS = (  # heading, and what each row is called in the figure
     (
         "Pre-training",
@@ -111,49 +112,15 @@ def _table(
     tests: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    by = {(line["method"], line["figure"], line["metric"]): line for line in figures}
-    columns = list(dict.fromkeys((line["figure"], line["metric"]) for line in figures))
-    names = list(dict.fromkeys(figure for figure, _ in columns if figure != "mean"))
-    main = "mean" if len(names) > 1 else names[0]
-    if len(names) > NUM_DETAILED:
-        columns = [(figure, metric) for figure, metric in columns if figure == "mean" or metric == "auc"]
-    columns.sort(key=lambda column: column[0] != main)
-    first = by[figures[0]["method"], *columns[0]]
-    headings = [f"{figure.removeprefix('targeting: ')}, {METRICS[metric]}" for figure, metric in columns]
-    compared = {test["other"]: test for test in tests if test["figure"] == main}
-    metric = next(metric for figure, metric in columns if figure == main)
-    found = [
-        f"{first['num_queries']:,} test queries of {first['num_users']:,} users; mean ± deviation over the "
-        f"seeds; training queries: {', '.join(f'{count:,}' for count in rows[0]['training_queries'])}. The "
-        f"last column: UserBERT's {METRICS[metric]} ({main}) minus the row's, 95% interval of a bootstrap "
-        "over users, p after Holm's correction; * marks the best baseline.",
-        "",
-        f"| | seeds | {' | '.join(headings)} | UserBERT minus the row |",
-        "| --- | ---: |" + " ---: |" * len(columns) + " --- |",
-    ]
-    for method in dict.fromkeys(line["method"] for line in figures):
-        lines = [by.get((method, *column)) for column in columns]
-        seeds = next(len(line["seeds"]) for line in lines if line is not None)
-        cells = [_cell(line) for line in lines]
-        found.append(f"| {method} | {seeds} | {' | '.join(cells)} | {_difference(compared.get(method))} |")
-    return found
-
-
-def _cell(line: Mapping[str, Any] | None) -> str:
-    if line is None:
-        return ""
-    values = line["values"]
-    deviation = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{deviation}"
-
-
-def _difference(test: Mapping[str, Any] | None) -> str:
-    if test is None:
-        return ""
-    p_value = test["p_value_corrected"]
-    proof = "p < 0.001" if p_value < 1e-3 else f"p = {p_value:.2g}"
-    mark = " *" if test["best_baseline"] else ""
-    return f"{test['difference']:+.4f} [{test['lower']:+.4f}, {test['upper']:+.4f}], {proof}{mark}"
+    figures, tests = (
+        [{**line, "figure": line["figure"].removeprefix("targeting: ")} for line in lines]
+        for lines in (figures, tests)
+    )
+    shown = list(dict.fromkeys((line["figure"], line["metric"]) for line in figures))
+    if len({figure for figure, _ in shown} - {MEAN}) > NUM_DETAILED:
+        shown = [(figure, metric) for figure, metric in shown if figure == MEAN or metric == "auc"]
+    trained_on = ", ".join(f"{count:,}" for count in rows[0]["training_queries"])
+    return task_table(figures, tests, columns=shown, notes=f"; training queries: {trained_on}")
 
 
 def _choices(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.kept_parts import versions
 from experiments.results_table import read_lines, write_lines
 from experiments.resumable import run_resumable
 from experiments.userbert_data import DataSettings, TaskFamily, UserBERTData, complete_journey_data
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_kuairand import kuairand_data
 from experiments.userbert_methods import CANDIDATE, METHODS, Method, TrainingSettings, method_named
-from experiments.userbert_parts import Part, UserBERTParts, versions
+from experiments.userbert_parts import Part, UserBERTParts
 from experiments.userbert_report import draw_ablations, draw_sentence, update_userbert_page
 
 RESULTS = Path(__file__).parent / "results"

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from experiments import userbert_kuairand, userbert_methods
+from experiments.task_figures import MEAN
 from experiments.userbert_data import (
     ATTRIBUTES,
     NEXT_GENRE,
@@ -18,7 +19,7 @@ from experiments.userbert_data import (
     complete_journey_data,
     thin_training,
 )
-from experiments.userbert_figures import MEAN, RowScores, compare_rows, curves_of, rows_of_figures
+from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_methods import METHODS, TrainingSettings, candidates, figures_of, method_named
 from experiments.userbert_parts import Part, UserBERTParts
 from experiments.userbert_report import update_userbert_page, userbert_section
