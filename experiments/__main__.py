@@ -7,7 +7,12 @@ import sys
 # before the first library that brings OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-if sys.argv[1:2] in (["lsttm_table"], ["simulator_effects"], ["userbert_tables"]):
+if set(sys.argv[1:2]) & {
+    "lsttm_table",
+    "simulator_effects",
+    "userbert_tables",
+    "dupn_tables",
+}:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # its jobs have one thread each
 
 TABLES = {
@@ -26,6 +31,7 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   user_encoders LSTTM with UserBERT among its users' features and without: the last test day, one seed
   lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
   userbert_tables UserBERT and its baselines on users' tasks; goes on where it stopped
+  dupn_tables DUPN and its baselines: tasks alone and together, transfer, new days; goes on where it stopped
   simulator_effects what each part of LSTTM brings on simulated data; goes on where it stopped
   report   the page of a table that has been run: --table NAME
   readme   put the tables into README.md and docs
@@ -72,12 +78,18 @@ def main(arguments: list[str]) -> int:
         from experiments.userbert_tables import main as userbert_tables
 
         return userbert_tables(rest)
+    if command == "dupn_tables":
+        from experiments.dupn_tables import main as dupn_tables
+
+        return dupn_tables(rest)
     if command == "readme":
+        from experiments.dupn_report import update_dupn_page
         from experiments.readme import update_pages
         from experiments.userbert_report import update_userbert_page
 
         update_pages(Path(), RESULTS, TABLES)
         update_userbert_page(RESULTS, Path("docs/userbert.md"))
+        update_dupn_page(RESULTS, Path("docs/dupn.md"))
         return 0
     if command == "lsttm_table":
         return _lsttm_table(rest)

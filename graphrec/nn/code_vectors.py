@@ -18,12 +18,26 @@ class CodeVectors(nn.Module):
 
     def __init__(self, num_codes: Sequence[int], channels: Sequence[int]) -> None:
         super().__init__()
+        self.channels = list(channels)
         self.out_channels = sum(channels)
         self.tables = nn.ModuleList(
             nn.Embedding(size, width) for size, width in zip(num_codes, channels, strict=True)
         )
         for table in self.tables:
             nn.init.normal_(table.weight, std=0.05)  # type: ignore[arg-type]
+
+    def part(self, columns: Sequence[int]) -> "CodeVectors":
+        """Return vectors of some of the columns, whose embeddings are these and are learned together.
+
+        Args:
+            columns: by number, in the order of the codes that the part is given.
+
+        """
+        part = CodeVectors((), ())
+        part.tables = nn.ModuleList(self.tables[column] for column in columns)
+        part.channels = [self.channels[column] for column in columns]
+        part.out_channels = sum(part.channels)
+        return part
 
     def forward(self, code: Int64[Tensor, "num_rows num_columns"]) -> Float[Tensor, "num_rows channels"]:
         """Return a vector for each row."""

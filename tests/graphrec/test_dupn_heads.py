@@ -100,6 +100,18 @@ def test_the_papers_widths():
     ]
 
 
+def test_a_part_of_the_columns_shares_their_embeddings():
+    torch.manual_seed(0)
+    items = CodeVectors((6, 4, 5), (4, 3, 2))
+    part = items.part([2, 0])
+    assert part.out_channels == 6
+    code = torch.tensor([[1, 2, 3], [5, 0, 4]])
+    vector = part(code[:, [2, 0]])
+    assert torch.equal(vector, torch.cat([items(code)[:, 7:], items(code)[:, :4]], dim=1))
+    vector.sum().backward()
+    assert [table.weight.grad is not None for table in items.tables] == [True, False, True]
+
+
 def test_entity_tables_may_be_the_encoders():
     torch.manual_seed(0)
     items = CodeVectors((6,), (4,))
