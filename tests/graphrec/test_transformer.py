@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from graphrec.nn.transformer import TransformerBlock
+from graphrec.nn.transformer import TransformerBlock, attend
 
 NUM_ROWS, LENGTH, CHANNELS, HEADS, INNER = 4, 7, 12, 3, 20
 MASK = torch.arange(LENGTH) < torch.tensor([1, 7, 4, 6])[:, None]
@@ -81,6 +81,27 @@ def test_attention_is_what_the_block_gathers_with():
     y = block.norm_gathered(x + block.lin_gathered(gathered))
     expected = block.norm_out(y + block.lin_outer(functional.gelu(block.lin_inner(y))))
     torch.testing.assert_close(block(x, MASK)[MASK], expected[MASK])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_bfloat16_on_a_cpu_attention_is_close_in_values_and_gradients(masked):
+    torch.manual_seed(1)
+    parts = [torch.randn(NUM_ROWS, HEADS, LENGTH, 8) for _ in range(3)]
+    mask = MASK[:, None, None, :] if masked else None
+    weight = torch.randn(NUM_ROWS, HEADS, LENGTH, 8)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        given = [part.to(dtype).detach().clone().requires_grad_() for part in parts]
+        out = attend(*given, mask=mask)
+        assert out.dtype == dtype
+        (out.float() * weight).sum().backward()
+        found[dtype] = [out.float(), *(part.grad.float() for part in given)]
+    for exact, close in zip(*found.values(), strict=True):
+        assert (exact - close).norm() < 0.02 * exact.norm()
+    if masked:
+        padded = found[torch.bfloat16][3].masked_select(~MASK[:, None, :, None])
+        assert bool((padded == 0).all()), "no gradient reaches padding's values"
+    assert not torch.equal(attend(*given, mask=mask, dropout=0.5), attend(*given, mask=mask))
 
 
 def test_dropout_acts_in_training_alone():
