@@ -55,7 +55,7 @@ class DataSettings:
     num_categories: int = 6
     num_tuned: int = 2
     max_targeting: int = 2000
-    max_genre: int = 20_000
+    max_genre: int = 5_000
     pretraining_days: int = 7
     max_words: int = 128
     max_size: int = 5000

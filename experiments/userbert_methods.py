@@ -75,8 +75,8 @@ class TrainingSettings:
     pretraining_epochs_of_actions: int = 1
     pretraining_rate: float = 1e-3
     task_epochs: int = 5
-    task_rate: float = 1e-3
-    epochs: int = 8
+    task_rate: float = 3e-4
+    epochs: int = 5
     rates: tuple[float, ...] = (3e-4, 1e-3)
     batch_size: int = 128
     mixed_precision: bool = True
