@@ -56,7 +56,9 @@ class GraphInput:
         num_nodes_after_hop: as in ``SampledSubgraph``.
         user_row, item_row: for each impression, its seed's row.
         encoder_inputs: for node types with a node-feature encoder, what its ``prepare`` returned for the
-            seeds, or for all rows of the type's table; it has a method ``to``.
+            encoded rows of the type's table; it has a method ``to``.
+        encoder_rows: for these node types, which rows those are, the seeds first.
+        node, node_time: for these node types, each row's node and the time that it is as of.
 
     """
 
@@ -68,6 +70,9 @@ class GraphInput:
     user_row: Int64[Tensor, " num_rows"]
     item_row: Int64[Tensor, " num_rows"]
     encoder_inputs: dict[NodeType, Any] = field(default_factory=dict)
+    encoder_rows: dict[NodeType, Int64[Tensor, " _"]] = field(default_factory=dict)
+    node: dict[NodeType, Int64[Tensor, " _"]] = field(default_factory=dict)
+    node_time: dict[NodeType, Int64[Tensor, " _"]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "GraphInput":
         """Copy to another device."""
@@ -84,6 +89,9 @@ class GraphInput:
             user_row=self.user_row.to(device),
             item_row=self.item_row.to(device),
             encoder_inputs={name: value.to(device) for name, value in self.encoder_inputs.items()},
+            encoder_rows={name: value.to(device) for name, value in self.encoder_rows.items()},
+            node={name: value.to(device) for name, value in self.node.items()},
+            node_time={name: value.to(device) for name, value in self.node_time.items()},
         )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from graphrec.encoders.base import NodeEncoder
+from graphrec.encoders.vector_table import VectorTable
 from graphrec.models.inputs import ClickBatch, GraphInput, InputSizes, NodeFields
 from graphrec.models.preference_fields import NUM_PREFERENCE_DENSE, NUM_PREFERENCE_FIELDS, PreferenceFields
 from graphrec.nn import ConcatenationFusion, DeepFM, FieldEmbedding, LongShortTermGate
@@ -28,7 +29,10 @@ class ShortTermGraph(nn.Module):
     The input vector of a node is its field vectors side by side ("concatenation"), or their sum, which costs
     a fraction where nodes and fields are many. Node types with an encoder have its vectors as well, through a
     linear map. Where "seeds" alone are encoded, one learned vector stands in for nodes as neighbours, be they
-    seeds or not, so that a row's score does not depend on the batch; that takes a single layer.
+    seeds or not, so that a row's score does not depend on the batch; that takes a single layer. With a table
+    of vectors computed before (``graphrec.encoders.vector_table``), all rows have the encoder's vectors: rows
+    that the batch encodes have new ones, which learn and are written in training; the others their last one
+    as of the row's time or before, or the learned vector where the table has none.
     """
 
     def __init__(
@@ -43,10 +47,12 @@ class ShortTermGraph(nn.Module):
         field_pooling: FieldPooling = "concatenation",
         encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
         encoded_nodes: Literal["all", "seeds"] = "all",
+        vector_tables: Mapping[NodeType, VectorTable] | None = None,
     ) -> None:
         super().__init__()
         self.field_pooling, self.encoded_nodes = field_pooling, encoded_nodes
         encoders = {} if encoders is None else encoders
+        vector_tables = {} if vector_tables is None else vector_tables
         self.fields = nn.ModuleDict(
             {
                 "user": FieldEmbedding(sizes.user_fields, channels),
@@ -56,9 +62,13 @@ class ShortTermGraph(nn.Module):
         unknown = sorted(set(encoders) - set(self.fields))
         if unknown:
             raise ValueError(f"encoders are of node types {list(self.fields)}, got {unknown}")
-        if encoders and encoded_nodes == "seeds" and num_layers > 1:
-            raise ValueError(f'encoded_nodes="seeds" goes with one layer, not {num_layers}: take "all"')
-        self.encoders = nn.ModuleDict(encoders)
+        _check_tables(vector_tables, encoders, encoded_nodes)
+        if encoders.keys() - vector_tables.keys() and encoded_nodes == "seeds" and num_layers > 1:
+            raise ValueError(
+                f'encoded_nodes="seeds" goes with one layer, not {num_layers}: take "all", or vector_tables '
+                "for all encoders"
+            )
+        self.encoders, self.vector_tables = nn.ModuleDict(encoders), nn.ModuleDict(vector_tables)
         self.encoder_projection = nn.ModuleDict(
             {name: nn.Linear(encoder.out_channels, channels) for name, encoder in encoders.items()}
         )
@@ -91,6 +101,10 @@ class ShortTermGraph(nn.Module):
             if name not in self.encoders:
                 x[name] = self._input(embedding, graph.fields[name], dense)
                 continue
+            if name in self.vector_tables:
+                features = self._with_stored(name, graph)
+                x[name] = self._input(embedding, graph.fields[name], torch.cat([dense, features], 1))
+                continue
             vectors = self._encoded(name, graph)
             seeds = len(vectors)
             own_x[name] = self._input(
@@ -121,18 +135,56 @@ class ShortTermGraph(nn.Module):
         """Return the encoder's vectors of the first rows, or of all."""
         after_hop = graph.num_nodes_after_hop[name]
         wanted = after_hop[0 if self.encoded_nodes == "seeds" else -1]
-        if name not in graph.encoder_inputs:
-            raise ValueError(
-                f"nodes of type {name!r} have an encoder and the batch has no input for it: give ClickData "
-                f"the encoders={{{name!r}: EncodedNodes(...)}}"
-            )
-        vectors: Tensor = self.encoder_projection[name](self.encoders[name](graph.encoder_inputs[name]))
+        vectors: Tensor = self.encoder_projection[name](self._fresh(name, graph))
         if len(vectors) != wanted:
             raise ValueError(
                 f"the model encodes {self.encoded_nodes!r} nodes of type {name!r}, here {wanted}, the batch "
                 f"has the input of {len(vectors)}: EncodedNodes(nodes=...) must be the model's encoded_nodes"
             )
         return vectors
+
+    def _fresh(self, name: NodeType, graph: GraphInput) -> Float[Tensor, "num_encoded _"]:
+        """Return the encoder's own vectors of the rows that the batch encodes."""
+        if name not in graph.encoder_inputs:
+            raise ValueError(
+                f"nodes of type {name!r} have an encoder and the batch has no input for it: give ClickData "
+                f"the encoders={{{name!r}: EncodedNodes(...)}}"
+            )
+        vectors: Tensor = self.encoders[name](graph.encoder_inputs[name])
+        return vectors
+
+    def _with_stored(self, name: NodeType, graph: GraphInput) -> Float[Tensor, "num_rows _"]:
+        """Return features of all rows: of new vectors, of the table's, or the learned one; keep the new."""
+        fresh, rows, table = self._fresh(name, graph), graph.encoder_rows[name], self.vector_tables[name]
+        assert isinstance(table, VectorTable)
+        node, time = graph.node[name], graph.node_time[name]
+        stored = table.read(node, time)
+        if self.training:
+            table.write(node[rows], time[rows], fresh.detach())
+        vector = stored.vector.to(fresh.dtype).index_copy(0, rows, fresh)
+        known = stored.known.index_fill(0, rows, True)
+        projected: Tensor = self.encoder_projection[name](vector)
+        return torch.where(known[:, None], projected, self.not_encoded[name])
+
+
+def _check_tables(
+    tables: Mapping[NodeType, VectorTable],
+    encoders: Mapping[NodeType, NodeEncoder[Any]],
+    encoded_nodes: Literal["all", "seeds"],
+) -> None:
+    if not tables:
+        return
+    if encoded_nodes == "all":
+        raise ValueError('with encoded_nodes="all" nothing is read from vector_tables: take "seeds"')
+    for name, table in tables.items():
+        if name not in encoders:
+            raise ValueError(f"vector_tables are of node types with an encoder, got {name!r}")
+        channels = table.vector.shape[2]
+        if channels != encoders[name].out_channels:
+            raise ValueError(
+                f"the encoder of {name!r} has vectors of {encoders[name].out_channels} channels, its table "
+                f"of {channels}"
+            )
 
 
 class LongTermGraph(nn.Module):
@@ -190,7 +242,9 @@ class LSTTM(nn.Module):
     - ``node_channels``: further features of its nodes (degrees as of the query time).
     - ``encoders``: node-feature encoders of users or items, by node type, as further features of the nodes of
       the short-term graph. They learn with the rest, unless their parameters take no gradient.
-      ``encoded_nodes``: "all" of a batch, or with one layer the "seeds" alone, which are far fewer.
+      ``encoded_nodes``: "all" of a batch, or with one layer the "seeds" alone, which are far fewer; with
+      ``vector_tables`` (``graphrec.encoders.vector_table``) the seeds and as many others as the batch
+      encodes, and the last vectors of the rest, with any number of layers.
     - ``preference_channels``: preference vectors of the batch, the bias included, as two more fields of the
       head and three dense features (``PreferenceFields``); 0 for none.
 
@@ -219,6 +273,7 @@ class LSTTM(nn.Module):
         preference_channels: int = 0,
         encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
         encoded_nodes: Literal["all", "seeds"] = "all",
+        vector_tables: Mapping[NodeType, VectorTable] | None = None,
         hidden_channels: Sequence[int] = (128, 128),
         dropout: float = 0.0,
     ) -> None:
@@ -235,6 +290,7 @@ class LSTTM(nn.Module):
             field_pooling=field_pooling,
             encoders=encoders,
             encoded_nodes=encoded_nodes,
+            vector_tables=vector_tables,
         )
         # d_j of equation (5), and the contexts c of equation (6)
         self.item_and_context = FieldEmbedding((sizes.num_items + 1, *sizes.context_fields), channels)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from graph_builders.option_checks import check_choices, check_whole_numbers
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graph_builders.splits import Impressions
 from graphrec.encoders.base import EncoderInput
 from graphrec.encoders.input_reader import InputReader
@@ -24,11 +24,11 @@ from samplers import (
     MultiHopSampler,
     NodeType,
     RecentNeighborSampler,
-    SampledSubgraph,
     SeedLoader,
     TemporalCSR,
     UniformNeighborSampler,
     count_edges,
+    keyed_uniform,
 )
 from samplers.multi_hop import Strategy
 
@@ -102,15 +102,34 @@ class EncodedNodes:
         prepare: the encoder's own. It has no parameters, so it runs ahead in the batches' thread.
         nodes: "all" of the batch's graph, or the "seeds" alone, the impressions' own users or items, which
             are far fewer. The model must say the same.
+        share: with "seeds", the share of the other nodes that are encoded as well, drawn by node and time;
+            the rest have vectors of the model's table (``graphrec.encoders.vector_table``). 1 is all.
+        random_seed: keys that draw.
 
     """
 
     reader: InputReader
     prepare: Callable[[EncoderInput], Any]
     nodes: Literal["all", "seeds"] = "all"
+    share: float = 0.0
+    random_seed: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_numbers(self, ("share",), least=0, most=1)
+        if self.share and self.nodes == "all":
+            raise ValueError(f'share={self.share:g} is of the nodes beside the seeds: take nodes="seeds"')
+
+    def rows(
+        self, node: Int64[Tensor, " num_rows"], time: Int64[Tensor, " num_rows"], num_seeds: int
+    ) -> Int64[Tensor, " num_encoded"]:
+        """Return which rows of a node type's table are encoded: the seeds, which stand first, then others."""
+        if self.nodes == "all":
+            return torch.arange(len(node), device=node.device)
+        draw = keyed_uniform("encoded nodes", self.random_seed, node, time)
+        chosen = draw < self.share
+        chosen[:num_seeds] = True
+        return chosen.nonzero()[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -236,6 +255,10 @@ def _sample_graph(
     edge_types = list(csrs)
     neighbors = {name: merge_neighbors(subgraph, name, edge_types) for name in ("user", "item")}
     fields = {"user": data.user_fields, "item": data.item_fields}
+    encoder_rows = {
+        name: encoded.rows(subgraph.node[name], subgraph.time[name], subgraph.num_nodes_after_hop[name][0])
+        for name, encoded in data.encoders.items()
+    }
     return GraphInput(
         fields={name: fields[name][subgraph.node[name].cpu()] for name in fields},
         node_dense={
@@ -257,14 +280,17 @@ def _sample_graph(
         user_row=subgraph.seed_index["user"],
         item_row=subgraph.seed_index["item"],
         encoder_inputs={
-            name: _prepare_nodes(encoded, name, subgraph) for name, encoded in data.encoders.items()
+            name: encoded.prepare(
+                encoded.reader.read(
+                    subgraph.node[name][encoder_rows[name]], subgraph.time[name][encoder_rows[name]]
+                )
+            )
+            for name, encoded in data.encoders.items()
         },
+        encoder_rows=encoder_rows,
+        node={name: subgraph.node[name] for name in data.encoders},
+        node_time={name: subgraph.time[name] for name in data.encoders},
     )
-
-
-def _prepare_nodes(encoded: EncodedNodes, name: NodeType, subgraph: SampledSubgraph) -> Any:
-    nodes = slice(subgraph.num_nodes_after_hop[name][0] if encoded.nodes == "seeds" else None)
-    return encoded.prepare(encoded.reader.read(subgraph.node[name][nodes], subgraph.time[name][nodes]))
 
 
 def _sample_sequence(data: ClickData, sequence: ItemSequences, user: Tensor, as_of: Tensor) -> SequenceInput:

@@ -91,7 +91,9 @@ def toy_inputs(rows, shown, *, num_layers=2, **encoders):
     return data, sizes, graph
 
 
-def toy_model(sizes, *, num_layers=2, encoders=None, pooling="concatenation", nodes="all", dropout=0.0):
+def toy_model(
+    sizes, *, num_layers=2, encoders=None, pooling="concatenation", nodes="all", tables=None, dropout=0.0
+):
     torch.manual_seed(3)
     return LSTTM(
         sizes,
@@ -101,6 +103,7 @@ def toy_model(sizes, *, num_layers=2, encoders=None, pooling="concatenation", no
         field_pooling=pooling,
         encoders=encoders,
         encoded_nodes=nodes,
+        vector_tables=tables,
         hidden_channels=(8,),
         dropout=dropout,
         self_term=True,
