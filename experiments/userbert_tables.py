@@ -1,7 +1,9 @@
 """``python -m experiments userbert_tables``: UserBERT beside its baselines on three families of tasks.
 
 Everything is made of parts (``experiments.userbert_parts``), so a run goes on where an earlier one stopped.
-It goes seed by seed, and after each the tables are made anew from whatever is finished.
+It goes seed by seed, and after each the tables are made anew from whatever is finished. The stored tables,
+the page and its figures are for runs with the default options that have all that is stored; other runs write
+into the folder ``results`` beside their parts.
 """
 
 import json
@@ -21,11 +23,12 @@ from experiments.userbert_figures import RowScores, compare_rows, curves_of, row
 from experiments.userbert_kuairand import kuairand_data
 from experiments.userbert_methods import CANDIDATE, METHODS, Method, TrainingSettings, method_named
 from experiments.userbert_parts import Part, UserBERTParts
-from experiments.userbert_report import draw_ablations, draw_sentence, update_userbert_page
+from experiments.userbert_report import TABLES, draw_ablations, draw_sentence, update_userbert_page
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "userbert.md"
+ROWS = TABLES.replace(".jsonl", ".rows.jsonl")
 BUDGET_HOURS = 15.0
 SIMPLE_SECONDS = 3.0  # of a part without a network, before one has been measured
 SCORING_SHARE = 0.35  # of a scored query over a trained one
@@ -46,9 +49,12 @@ class UserBERTTableConfig:
         rows: names of rows; none for all.
         seeds: random seeds; a row that no seed changes has the first alone.
         ablation_seeds: of the ablations, which take over what was chosen for the row that they change.
-        only_tables: run nothing, make the tables of what is finished.
+        only_tables: run nothing, make the tables of what is finished; an error where nothing is.
         forecast: run nothing, print what the rows would cost.
         picture: run nothing, draw a user's words and their attention from UserBERT's last test.
+        replace_stored: put these tables in the place of the stored ones and of the page's, though they were
+            made with other options of ``training`` or ``tasks`` than the defaults, or lack rows or seeds
+            that are stored. Without it such tables go to the folder ``results`` beside the parts.
         training: how networks are trained.
         tasks: what is asked of the data.
 
@@ -62,6 +68,7 @@ class UserBERTTableConfig:
     only_tables: bool = False
     forecast: bool = False
     picture: bool = False
+    replace_stored: bool = False
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tasks: DataSettings = field(default_factory=DataSettings)
 
@@ -70,6 +77,13 @@ class UserBERTTableConfig:
             method_named(name)
         if not self.seeds or not self.ablation_seeds:
             raise ValueError("name at least one seed of each kind")
+        if min(*self.seeds, *self.ablation_seeds) < 0:
+            raise ValueError(f"seeds must be 0 or more, got {[*self.seeds, *self.ablation_seeds]}")
+
+    @property
+    def has_default_options(self) -> bool:
+        """Whether networks are trained, and the data asked, as in the stored tables."""
+        return (self.training, self.tasks) == (TrainingSettings(), DataSettings())
 
     def seeds_of(self, method: Method) -> tuple[int, ...]:
         """Return the seeds of a row."""
@@ -83,8 +97,8 @@ class UserBERTTables:
 
     Args:
         config: what to run.
-        results: folder of the result files.
-        docs: folder of the figures.
+        results: folder of the stored result files.
+        docs: folder of the page and the figures.
         work: folder of parts; default ``runs/userbert_tables/<data>``.
         data: loaded already; for tests.
         methods: other rows than ``METHODS``; for tests.
@@ -101,9 +115,10 @@ class UserBERTTables:
         data: UserBERTData | None = None,
         methods: Sequence[Method] = METHODS,
     ) -> None:
-        self.config, self.results, self.docs = config, results, docs
+        self.config, self.stored, self.docs = config, results, docs
         self.data = LOADERS[config.data](config.path, config.tasks) if data is None else data
         folder = Path("runs") / "userbert_tables" / self.data.name if work is None else work
+        self.own_results = folder / "results"
         self.parts = UserBERTParts(self.data, config.training, folder / "parts")
         names = {family.name for family in self.data.families}
         self.all_methods = [method for method in methods if names & set(method.families)]
@@ -111,7 +126,12 @@ class UserBERTTables:
         self._probes: dict[tuple[str, str, str], _StepClock] = {}
 
     def run(self) -> None:
-        """Do what the configuration says, printing a line for each finished part."""
+        """Do what the configuration says, printing a line for each finished part.
+
+        Raises:
+            ValueError: nothing is finished to make tables of, or to draw; nothing has been written then.
+
+        """
         if self.config.picture:
             self._picture()
             return
@@ -120,11 +140,28 @@ class UserBERTTables:
         if not self.config.only_tables and not self.config.forecast:
             self.run_parts()
         if not self.config.forecast:
-            self.write_tables()
-            name = f"userbert_ablations_{self.data.name}.svg"
-            draw_ablations(self.results, self.data.name, self.docs / name)
-            if (self.docs / PAGE).exists():
-                update_userbert_page(self.results, self.docs / PAGE)
+            self._show(self.write_tables())
+
+    def _show(self, results: Path | None) -> None:
+        """Draw the ablations of a folder of tables, and put those that are stored on the page.
+
+        Raises:
+            ValueError: there is no folder, since nothing is finished.
+
+        """
+        if results is None:
+            raise ValueError(
+                f"no row is finished in {self.parts.folder} with these options: run the command without "
+                "--only-tables, or with the --training and --tasks of an earlier run; stored tables and the "
+                "page stay as they are"
+            )
+        name = f"userbert_ablations_{self.data.name}.svg"
+        if results != self.stored:
+            draw_ablations(results, self.data.name, results / name)
+            return
+        draw_ablations(results, self.data.name, self.docs / name)
+        if (self.docs / PAGE).exists():
+            update_userbert_page(results, self.docs / PAGE)
 
     def families_of(self, method: Method) -> list[TaskFamily]:
         """Return the families of tasks that a row has figures of."""
@@ -269,8 +306,13 @@ class UserBERTTables:
 
     # ---- tables ----------------------------------------------------------------------------------
 
-    def write_tables(self) -> None:
-        """Write figures, tests, curves and what each row was, in the place of those of this data set."""
+    def write_tables(self) -> Path | None:
+        """Write figures, tests, curves and what each row was, in the place of those of this data set.
+
+        Returns:
+            The folder that they went to; None where no row is finished, and nothing was written.
+
+        """
         figures, tests, curves, described = (list[dict[str, Any]]() for _ in range(4))
         for family in self.data.families:
             rows = [row for method in self.all_methods if (row := self._tested(method, family))]
@@ -283,12 +325,39 @@ class UserBERTTables:
             others = [row for row in rows if row.name != CANDIDATE]
             if candidate and others:
                 tests += compare_rows(candidate[0], others, family, self._baselines())
-        self.results.mkdir(parents=True, exist_ok=True)
+        if not described:
+            return None
+        results = self._folder_of(described)
+        results.mkdir(parents=True, exist_ok=True)
         for name, lines in (("", figures), (".tests", tests), (".curves", curves), (".rows", described)):
-            path = self.results / f"userbert_tables{name}.jsonl"
+            path = results / f"userbert_tables{name}.jsonl"
             kept = [line for line in read_lines(path) if line["data"] != self.data.name]
             lines = [{"data": self.data.name, **line} for line in lines]
             write_lines(path, json.loads(json.dumps([*kept, *lines])))
+        return results
+
+    def _folder_of(self, described: Sequence[Mapping[str, Any]]) -> Path:
+        """Return where tables go: stored ones with more in them, or of other options, stay as they are."""
+        if self.config.replace_stored:
+            return self.stored
+        new = {(row["family"], row["method"]): set(row["seeds"]) for row in described}
+        lost = [
+            f"{row['method']} ({row['family']})"
+            for row in read_lines(self.stored / ROWS)
+            if row["data"] == self.data.name
+            and set(row["seeds"]) - new.get((row["family"], row["method"]), set())
+        ]
+        if self.config.has_default_options and not lost:
+            return self.stored
+        why = "other options of --training or --tasks made these tables"
+        if self.config.has_default_options:
+            why = f"these tables lack rows or seeds that are there ({'; '.join(lost)})"
+        print(
+            f"{self.stored / TABLES} stays, since {why}: they are in {self.own_results}. --replace-stored "
+            "puts them there.",
+            flush=True,
+        )
+        return self.own_results
 
     def _baselines(self) -> list[str]:
         """Return the rows that UserBERT is to beat: all but itself, its variants and the ablations."""
@@ -362,8 +431,12 @@ class UserBERTTables:
         seed = self.config.seeds[0]
         tests = [part for part in self.test_parts(method, seed) if part.family == family.name]
         if not tests:
-            raise ValueError(f"no setting of {CANDIDATE!r} has been chosen: run its row first")
-        path = self.docs / f"userbert_words_{self.data.name}.svg"
+            raise ValueError(
+                f"no setting of {CANDIDATE!r} has been chosen in {self.parts.folder} with these options: run "
+                "its row first, or give the --training and --tasks that it was run with"
+            )
+        shown = self.config.has_default_options or self.config.replace_stored
+        path = (self.docs if shown else self.own_results) / f"userbert_words_{self.data.name}.svg"
         draw_sentence(self.data, self.parts.tasks[tests[0].task], self.parts.encoder_of(tests[0]), path)
         print(f"drawn: {path}")
 

@@ -1,6 +1,7 @@
 """UserBERT's tables on a made-up shop: parts, what validation chooses, figures, tests, pages, pictures."""
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -23,7 +24,7 @@ from experiments.userbert_figures import RowScores, compare_rows, curves_of, row
 from experiments.userbert_methods import METHODS, TrainingSettings, candidates, figures_of, method_named
 from experiments.userbert_parts import Part, UserBERTParts
 from experiments.userbert_report import update_userbert_page, userbert_section
-from experiments.userbert_tables import DOCS, UserBERTTableConfig, UserBERTTables, main
+from experiments.userbert_tables import DOCS, ROWS, UserBERTTableConfig, UserBERTTables, main
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from tests.experiments.kuairand_slice import sliced_log, write_slice
 from tests.experiments.toy_shop import write_shop
@@ -41,7 +42,7 @@ TINY = TrainingSettings(
 TASKS = DataSettings(
     num_categories=2, num_tuned=1, max_targeting=60, max_genre=100, pretraining_days=70, max_words=12
 )
-CONFIG = UserBERTTableConfig(training=TINY, tasks=TASKS, seeds=(0, 1))
+CONFIG = UserBERTTableConfig(training=TINY, tasks=TASKS, seeds=(0, 1), replace_stored=True)
 SIMPLE = ("popular genres", "own frequency, decayed", "TF-IDF + logistic regression")
 TRAINED = ("LSTM+MTL", "UserBERT", "UserBERT, every action a word")
 
@@ -83,7 +84,7 @@ def without_costs(lines):
 
 
 def test_every_row_has_its_figures(finished):
-    lines = read(finished.results / "userbert_tables.jsonl")
+    lines = read(finished.stored / "userbert_tables.jsonl")
     found = {(line["method"], line["family"]) for line in lines}
     assert found == {(name, family) for name in SIMPLE + TRAINED for family in method_named(name).families}
     assert all(0 <= value <= 1 for line in lines for value in line["values"])
@@ -97,7 +98,7 @@ def test_every_row_has_its_figures(finished):
 
 def test_the_shop_can_be_learned(finished):
     """The taste tells the kids and the next basket, so no figure of these is a coin's."""
-    lines = read(finished.results / "userbert_tables.jsonl")
+    lines = read(finished.stored / "userbert_tables.jsonl")
     aucs = [line for line in lines if line["metric"] == "auc"]
     kids = {line["method"]: line["values"][0] for line in aucs if line["figure"] == "kids"}
     assert kids["TF-IDF + logistic regression"] > 0.95
@@ -106,7 +107,7 @@ def test_the_shop_can_be_learned(finished):
 
 
 def test_tests_are_of_all_other_rows_and_name_the_best_baseline(finished):
-    lines = read(finished.results / "userbert_tables.tests.jsonl")
+    lines = read(finished.stored / "userbert_tables.tests.jsonl")
     genre = [line for line in lines if line["family"] == NEXT_GENRE]
     assert {line["other"] for line in genre} == set(SIMPLE[:2] + TRAINED) - {"UserBERT"}
     for figure in {(line["family"], line["figure"]) for line in lines}:
@@ -118,7 +119,7 @@ def test_tests_are_of_all_other_rows_and_name_the_best_baseline(finished):
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch):
-    before = {path.name: path.read_text() for path in finished.results.glob("*.jsonl")}
+    before = {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
     assert len(before) == 4
 
     def refuse(*_, **__):
@@ -127,7 +128,65 @@ def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch
     monkeypatch.setattr(UserBERTParts, "run", refuse)
     finished.run_parts()
     finished.write_tables()
-    assert {path.name: path.read_text() for path in finished.results.glob("*.jsonl")} == before
+    assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_where_nothing_is_finished_stored_tables_stay_and_the_command_says_so(shop, finished, tmp_path):
+    shutil.copytree(finished.stored, tmp_path / "results")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "userbert.md").write_bytes((DOCS / "userbert.md").read_bytes())
+    before = contents(tmp_path)
+    for config in (CONFIG, UserBERTTableConfig(replace_stored=True)):
+        tables = tables_in(tmp_path, shop, SIMPLE, replace(config, only_tables=True))
+        with pytest.raises(ValueError, match="no row is finished"):
+            tables.run()
+    assert contents(tmp_path) == before
+
+
+def test_other_options_have_a_folder_of_their_own(shop, finished, tmp_path, capsys):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "userbert.md").write_bytes((DOCS / "userbert.md").read_bytes())
+    shutil.copytree(finished.stored, tmp_path / "results")
+    before = contents(tmp_path)
+    trial = replace(CONFIG, only_tables=True, replace_stored=False)
+    own = UserBERTTables(
+        trial,
+        results=tmp_path / "results",
+        docs=tmp_path / "docs",
+        work=finished.parts.folder.parent,
+        data=shop,
+        methods=finished.all_methods,
+    )
+    own.run()
+    assert contents(tmp_path) == before
+    assert "--replace-stored puts them there" in capsys.readouterr().out
+    found = {path.name: path.read_text() for path in own.own_results.glob("*.jsonl")}
+    assert found == {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
+    assert (own.own_results / "userbert_ablations_complete_journey.svg").exists()
+
+
+def test_rows_and_seeds_that_are_not_finished_here_are_not_taken_from_the_stored(
+    shop, finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(UserBERTTableConfig, "has_default_options", True)
+    shutil.copytree(finished.stored, tmp_path / "results")
+    shutil.copytree(finished.parts.folder, tmp_path / "work" / "parts")
+    before = contents(tmp_path / "results")
+    defaults = replace(CONFIG, only_tables=True, replace_stored=False)
+    fewer = tables_in(tmp_path, shop, SIMPLE + TRAINED, replace(defaults, seeds=(0,)))
+    assert fewer.write_tables() == fewer.own_results
+    assert "lack rows or seeds that are there (LSTM+MTL (targeting);" in capsys.readouterr().out
+    assert tables_in(tmp_path, shop, SIMPLE, defaults).write_tables() == fewer.own_results
+    assert contents(tmp_path / "results") == before
+    assert tables_in(tmp_path, shop, SIMPLE + TRAINED, defaults).write_tables() == tmp_path / "results"
+    assert contents(tmp_path / "results") == before  # all that was stored
+    forced = replace(defaults, replace_stored=True)
+    assert tables_in(tmp_path, shop, SIMPLE, forced).write_tables() == tmp_path / "results"
+    assert {line["method"] for line in read(tmp_path / "results" / ROWS)} == set(SIMPLE)
 
 
 def test_a_stopped_run_goes_on_where_it_was(finished, shop, tmp_path, monkeypatch):
@@ -146,32 +205,32 @@ def test_a_stopped_run_goes_on_where_it_was(finished, shop, tmp_path, monkeypatc
     monkeypatch.setattr(UserBERTParts, "run", whole)
     tables_in(tmp_path, shop, names).run()
     found = read(tmp_path / "results" / "userbert_tables.jsonl")
-    wanted = [line for line in read(finished.results / "userbert_tables.jsonl") if line["method"] in names]
+    wanted = [line for line in read(finished.stored / "userbert_tables.jsonl") if line["method"] in names]
     assert found == wanted
     assert not list((tmp_path / "work").rglob("*.tmp")) + list((tmp_path / "work").rglob("*.training.pt"))
 
 
 def test_the_page_says_that_the_data_is_simulated_and_what_was_chosen(finished):
-    page = userbert_section(finished.results, "complete_journey")
+    page = userbert_section(finished.stored, "complete_journey")
     assert "simulated" in page.splitlines()[0]
     for name in SIMPLE + TRAINED:
         assert f"| {name} |" in page
     assert page.count("Not finished, and so not here: ") == 3
     assert "not here: own frequency; Wide&Deep+MTL; Transformer+MTL; UserBERT, not pre-trained;" in page
     assert "epoch 1 of 2" in page or "epoch 2 of 2" in page
-    assert userbert_section(finished.results, "kuairand") == "Nothing has been run yet."
+    assert userbert_section(finished.stored, "kuairand") == "Nothing has been run yet."
 
 
 def test_the_page_is_filled_between_its_markers(finished, tmp_path):
     page = tmp_path / "userbert.md"
     page.write_bytes((DOCS / "userbert.md").read_bytes())
-    update_userbert_page(finished.results, page)
+    update_userbert_page(finished.stored, page)
     text = page.read_text()
-    assert userbert_section(finished.results, "complete_journey") in text
+    assert userbert_section(finished.stored, "complete_journey") in text
     assert text.startswith("# UserBERT")
     page.write_text("no marker")
     with pytest.raises(ValueError, match="needs the lines"):
-        update_userbert_page(finished.results, page)
+        update_userbert_page(finished.stored, page)
     assert page.read_text() == "no marker"
 
 
@@ -180,7 +239,7 @@ def test_pictures(finished):
     assert curves.count('id="axes_') == 1 * 3  # one ablation is whole, three families
     replaced = replace(CONFIG, picture=True)
     names = SIMPLE + TRAINED
-    tables_in(finished.results.parent, finished.data, names, replaced).run()
+    tables_in(finished.stored.parent, finished.data, names, replaced).run()
     assert (finished.docs / "userbert_words_complete_journey.svg").stat().st_size > 10_000
 
 
@@ -471,3 +530,5 @@ def test_a_missing_folder_is_said_in_one_line(capsys):
 def test_an_unknown_row_is_refused():
     with pytest.raises(ValueError, match="no row 'nothing'"):
         UserBERTTableConfig(rows=("nothing",))
+    with pytest.raises(ValueError, match="seeds must be 0 or more"):
+        UserBERTTableConfig(seeds=(-1,))
