@@ -11,6 +11,7 @@ if set(sys.argv[1:2]) & {
     "lsttm_table",
     "simulator_effects",
     "userbert_tables",
+    "lurm_tables",
     "dupn_tables",
 }:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # its jobs have one thread each
@@ -32,6 +33,7 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
   userbert_tables UserBERT and its baselines on users' tasks; goes on where it stopped
   dupn_tables DUPN and its baselines: tasks alone and together, transfer, new days; goes on where it stopped
+  lurm_tables LURM and its baselines by frozen representations of whole lives; goes on where it stopped
   simulator_effects what each part of LSTTM brings on simulated data; goes on where it stopped
   report   the page of a table that has been run: --table NAME
   readme   put the tables into README.md and docs
@@ -78,18 +80,24 @@ def main(arguments: list[str]) -> int:
         from experiments.userbert_tables import main as userbert_tables
 
         return userbert_tables(rest)
+    if command == "lurm_tables":
+        from experiments.lurm_tables import main as lurm_tables
+
+        return lurm_tables(rest)
     if command == "dupn_tables":
         from experiments.dupn_tables import main as dupn_tables
 
         return dupn_tables(rest)
     if command == "readme":
         from experiments.dupn_report import update_dupn_page
+        from experiments.lurm_report import update_lurm_page
         from experiments.readme import update_pages
         from experiments.userbert_report import update_userbert_page
 
         update_pages(Path(), RESULTS, TABLES)
         update_userbert_page(RESULTS, Path("docs/userbert.md"))
         update_dupn_page(RESULTS, Path("docs/dupn.md"))
+        update_lurm_page(RESULTS, Path("docs/lurm.md"))
         return 0
     if command == "lsttm_table":
         return _lsttm_table(rest)

@@ -42,6 +42,18 @@ class ItemWords:
         """Say which items have a known word; (num_items,) bool."""
         return self.ptr.diff() > 0
 
+    def text_number(self) -> Int64[Tensor, " num_items"]:
+        """Return a number for each item that it shares with the items of the same words in the same order."""
+        count = self.ptr.diff()
+        number = torch.zeros_like(count)
+        for place in range(int(count.max()) if len(count) else 0):
+            held = count > place
+            code = torch.full_like(count, -1)
+            code[held] = self.code[self.ptr[:-1][held] + place]
+            pair = torch.stack([number, code], dim=1)
+            number = pair.unique(dim=0, return_inverse=True)[1]
+        return number
+
     def take(self, item: Int64[Tensor, " num_taken"]) -> "ItemWords":
         """Return the words of the given items, in their order; an item may be named several times."""
         count = self.ptr.diff()[item]

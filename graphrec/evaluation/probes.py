@@ -5,7 +5,8 @@ LURM (Yang et al., 2021, section 3.4) takes an MLP with one hidden layer of 64, 
 80% of the users to train on. The paper names no number of epochs: choose it on a validation part.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -115,6 +116,54 @@ def probe(
             to score; or the rows to fit on are all of one class.
 
     """
+    x_train, x_test, train, test = _split(features, label, is_test, config.kind)
+    num_classes = int(label[label >= 0].max()) + 1
+    if config.kind == "mlp":
+        (probability,) = _mlp(x_train, label[train], x_test, num_classes, config, (config.epochs,))
+    else:
+        fit = {"logistic": _logistic, "trees": _trees}[config.kind]
+        probability = fit(x_train, label[train], x_test, num_classes, config)
+    return _result(test, label, probability)
+
+
+def probe_by_epoch(
+    features: Features,
+    label: Int64[Tensor, " num_rows"],
+    is_test: Bool[Tensor, " num_rows"],
+    epochs: Sequence[int],
+    *,
+    config: ProbeConfig = ProbeConfig(),
+) -> list[ProbeResult]:
+    """Return what :func:`probe` gives after each of several numbers of epochs, from one training of the MLP.
+
+    Args:
+        features: as in :func:`probe`, as the two arguments after it.
+        label: class of each row.
+        is_test: rows that are scored: validation rows, where the number of epochs is chosen by this.
+        epochs: above 0, rising; ``config.epochs`` is not looked at.
+        config: of an MLP without decay of the rate: a longer training then begins as a shorter one.
+
+    Raises:
+        ValueError: another kind of model, a rate that decays, no or wrong epochs, or as :func:`probe`.
+
+    """
+    wanted = list(epochs)
+    if config.kind != "mlp" or config.decay or not wanted or wanted != sorted({*wanted}) or wanted[0] < 1:
+        raise ValueError(
+            f"an MLP without decay and rising numbers of epochs are needed, got {config.kind!r}, "
+            f"decay={config.decay} and {wanted}"
+        )
+    x_train, x_test, train, test = _split(features, label, is_test, config.kind)
+    num_classes = int(label[label >= 0].max()) + 1
+    longest = replace(config, epochs=wanted[-1])
+    found = _mlp(x_train, label[train], x_test, num_classes, longest, wanted)
+    return [_result(test, label, probability) for probability in found]
+
+
+def _split(
+    features: Features, label: Tensor, is_test: Tensor, kind: str
+) -> tuple[Features, Features, Tensor, Tensor]:
+    """Return features to fit on and to score, scaled, and which rows these are."""
     if not features.shape[0] == len(label) == len(is_test):
         raise ValueError(
             f"each row needs features, a label and a part, got {features.shape[0]}, {len(label)}, "
@@ -129,14 +178,15 @@ def probe(
     values = features if isinstance(features, Tensor) else torch.from_numpy(features.data)
     if not bool(values.isfinite().all()):
         raise ValueError("some features are NaN or infinite: look at the training of the representation")
-    num_classes = int(label[label >= 0].max()) + 1
     x_train, x_test = _rows(features, train), _rows(features, test)
-    if isinstance(features, Tensor) and config.kind != "trees":
+    if isinstance(features, Tensor) and kind != "trees":
         mean, deviation = x_train.mean(dim=0), x_train.std(dim=0, correction=0)
         scale = torch.where(deviation > 0, deviation, 1.0)
         x_train, x_test = (x_train - mean) / scale, (x_test - mean) / scale
-    fit = {"mlp": _mlp, "logistic": _logistic, "trees": _trees}[config.kind]
-    probability = fit(x_train, label[train], x_test, num_classes, config)
+    return x_train, x_test, train, test
+
+
+def _result(test: Tensor, label: Tensor, probability: Tensor) -> ProbeResult:
     return ProbeResult(
         row=test,
         label=label[test],
@@ -195,8 +245,14 @@ class _Batch:
 
 
 def _mlp(
-    x: Features, label: Tensor, x_test: Features, num_classes: int, config: ProbeConfig
-) -> Float64[Tensor, "num_scored num_classes"]:
+    x: Features,
+    label: Tensor,
+    x_test: Features,
+    num_classes: int,
+    config: ProbeConfig,
+    epochs: Sequence[int],
+) -> list[Float64[Tensor, "num_scored num_classes"]]:
+    """Return the probabilities after each of the given numbers of epochs."""
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it was
         torch.manual_seed(config.random_seed)
         model = nn.Sequential(
@@ -220,6 +276,15 @@ def _mlp(
         loss.backward()
         return loss.detach()
 
+    found = list[Tensor]()
+
+    @torch.no_grad()
+    def score(done: int, total: int) -> None:
+        if done % len(loader) == 0 and done // len(loader) in epochs:
+            parts = torch.arange(x_test.shape[0]).split(8192)
+            logit = torch.cat([model(_dense(_rows(x_test, row))) for row in parts])
+            found.append(logit.double().softmax(dim=1))
+
     train_steps(
         model,
         lambda epoch, start: loader.batches(epoch, start_batch=start),
@@ -230,11 +295,9 @@ def _mlp(
         checkpoint=None,
         checkpoint_every=1,
         log_every=len(loader),
-        on_step=None,
+        on_step=score,
     )
-    with torch.no_grad():
-        parts = torch.arange(x_test.shape[0]).split(8192)
-        return torch.cat([model(_dense(_rows(x_test, row))).double().softmax(dim=1) for row in parts])
+    return found
 
 
 def _logistic(

@@ -161,7 +161,10 @@ def train_item_embedding(
 ) -> list[TrainingPoint]:
     """Fit item embeddings in place and return the training curve.
 
-    An epoch is one pair of each user, drawn anew. Pairs with an item without a known word are left out.
+    An epoch is one pair of each user, drawn anew. Pairs with an item without a known word are left out, and
+    those of two items with the same words, whose vectors are equal whatever the weights. Items with the same
+    words are one owner (``equal_owners_are_negatives``): a shop with 20 items for each text would push a
+    vector away from itself.
     ``model.fit_until`` becomes that of the pairs. Where ``checkpoint`` exists, training goes on from it, as
     in :func:`graphrec.training.loop.train`.
 
@@ -191,13 +194,17 @@ def train_item_embedding(
     if not len(user):
         raise ValueError(f"nobody has an event before fit_until={pairs.fit_until}: take a later one")
     move_fit_until(model, pairs.fit_until)
-    is_known = words.is_known
+    is_known, text = words.is_known, words.text_number()
 
     def loader(epoch: int) -> SeedLoader[ViewPairs]:
         def collate(index: Tensor) -> ViewPairs:
             found = pairs.sample(user[index.to(user.device)], epoch=epoch).to(is_known.device)
-            owner = found[1:, is_known[found[1]] & is_known[found[2]]]
-            return ViewPairs(words.take(owner[0]), words.take(owner[1]), owner)
+            later, earlier = found[1:, is_known[found[1]] & is_known[found[2]]]
+            tells = text[later] != text[earlier]
+            later, earlier = later[tells], earlier[tells]
+            return ViewPairs(
+                words.take(later), words.take(earlier), torch.stack([text[later], text[earlier]])
+            )
 
         return SeedLoader(
             len(user),

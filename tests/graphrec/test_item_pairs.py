@@ -108,6 +108,35 @@ def test_items_bought_together_come_together(done):
     assert model.fit_until == FIT_UNTIL
 
 
+def test_items_of_one_text_are_no_pair_and_no_negatives(monkeypatch):
+    """Every second item of a group has one text: its vectors are equal whatever the weights."""
+    graph = shop()
+    words = item_words(graph)
+    same = [["red"] if number % 2 else one[:1] for number, one in enumerate(words.to_list())]
+    words = pl.Series("words", same)
+    vocabulary = fit_word_vocabulary(words, known_items(graph, FIT_UNTIL), fit_until=FIT_UNTIL, min_count=1)
+    codes = vocabulary.encode(words)
+    text = codes.text_number()
+    seen = []
+
+    def loss(first, second, *, temperature, owner):
+        seen.append(owner)
+        return (first * second).sum()
+
+    monkeypatch.setattr("graphrec.training.contrastive.contrastive_loss", loss)
+    pairs = ItemPairSampler(graph, [BUY], fit_until=FIT_UNTIL)
+    model = ItemEmbedding(len(vocabulary), channels=4)
+    train_item_embedding(model, codes, pairs, config=ContrastiveConfig(epochs=3, batch_size=24))
+    owner = torch.cat(seen, dim=1)
+    red = int(text[1])
+    assert bool((owner == red).any())
+    assert bool((owner[0] != owner[1]).all())
+    drawn = torch.cat([pairs.sample(pairs.users(), epoch=epoch) for epoch in range(3)], dim=1)
+    kept = drawn[:, text[drawn[1]] != text[drawn[2]]]
+    assert kept.shape[1] < drawn.shape[1]
+    assert sorted(owner.T.tolist()) == sorted(text[kept[1:]].T.tolist())
+
+
 def test_later_events_change_no_weight(done):
     other, *_ = trained(shop(change_from=FIT_UNTIL))
     for name, value in done[0].named_parameters():

@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from graphrec.evaluation.ctr import auc
-from graphrec.evaluation.probes import ProbeConfig, held_out, probe, probe_task
+from graphrec.evaluation.probes import ProbeConfig, held_out, probe, probe_by_epoch, probe_task
 from graphrec.models.trees import TreesConfig
 
 KINDS = {
@@ -49,6 +49,21 @@ def test_the_class_is_read_off(kind, num_classes):
     # labels of scored rows have no effect
     other = probe(x, torch.where(is_test, 1 - label.clamp(max=1), label), is_test, config=KINDS[kind])
     assert torch.equal(other.probability, found.probability)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_one_training_gives_what_trainings_of_each_length_do(num_classes):
+    x, label, is_test = rows(200, num_classes=num_classes)
+    found = probe_by_epoch(x, label, is_test, (1, 4, 6))
+    assert len(found) == 3
+    for epochs, one in zip((1, 4, 6), found, strict=True):
+        alone = probe(x, label, is_test, config=ProbeConfig(epochs=epochs))
+        assert torch.equal(one.probability, alone.probability)
+        assert (one.auc, one.accuracy) == (alone.auc, alone.accuracy)
+    wrong = [((), {}), ((2, 1), {}), ((0, 1), {}), ((1,), {"kind": "trees"}), ((1,), {"decay": True})]
+    for epochs, options in wrong:
+        with pytest.raises(ValueError, match="an MLP without decay and rising numbers"):
+            probe_by_epoch(x, label, is_test, epochs, config=ProbeConfig(**options))
 
 
 def test_noise_tells_nothing_and_runs_repeat():

@@ -7,6 +7,7 @@ import torch
 from graph_builders import EventSchema, build_behavior_graph, read_events
 from graphrec.encoders.item_text import (
     MAX_WORDS,
+    ItemWords,
     WordVocabulary,
     fit_word_vocabulary,
     item_words,
@@ -108,3 +109,17 @@ def test_vocabulary_counts_items_and_codes_leave_unknown_words_out():
         fit_word_vocabulary(words, torch.tensor([0, 1]), fit_until=10, min_count=9)
     with pytest.raises(ValueError, match="must be at least 1, got 0 and None"):
         fit_word_vocabulary(words, torch.arange(4), fit_until=10, min_count=0)
+
+
+def test_items_of_the_same_words_in_the_same_order_share_a_number():
+    texts = [[1, 0], [0, 1], [1, 0], [], [1], [1, 0, 0], [], [1]]
+    flat = [code for text in texts for code in text]
+    ptr = torch.tensor([0] + [len(text) for text in texts]).cumsum(0)
+    number = ItemWords(ptr, torch.tensor(flat)).text_number().tolist()
+    for one in range(len(texts)):
+        for other in range(len(texts)):
+            assert (number[one] == number[other]) == (texts[one] == texts[other])
+    assert (
+        len(ItemWords(torch.zeros(1, dtype=torch.int64), torch.tensor([], dtype=torch.int64)).text_number())
+        == 0
+    )
