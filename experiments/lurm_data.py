@@ -221,7 +221,7 @@ def online_retail_data(path: str | None, *, horizon_days: int = 90, num_folds_sc
     )
 
 
-def complete_journey_data(path: str | None, *, horizon_days: int = 60, num_folds_scored: int = 3) -> LifeData:
+def complete_journey_data(path: str | None, *, horizon_days: int = 60, num_folds_scored: int = 2) -> LifeData:
     """Load Complete Journey: product categories, three questions on households, weeks and months."""
     tables = load_complete_journey(path)
     assert tables.item_table is not None

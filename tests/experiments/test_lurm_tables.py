@@ -31,7 +31,7 @@ TINY = LurmSettings(
     mixed_precision=False,
 )
 NAMES = ("LURM", "BoI", "TF-IDF", "TextCNN", "LURM, not trained", "BoI, logistic regression")
-CONFIG = LurmConfig(settings=TINY, rows=NAMES, seeds=(0, 1))
+CONFIG = LurmConfig(settings=TINY, rows=NAMES, seeds=(0, 1), ablation_data=("complete_journey",))
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +265,7 @@ def test_the_forecast_counts_what_is_left(finished, shop, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "In all 0 CPU minutes are left."
     tables = tables_in(tmp_path, shop, replace(CONFIG, forecast=True, rows=("LURM", "PTUM")))
     tables.run()
+    assert all(row.of is None for row in LurmTable(shop, replace(CONFIG, ablation_data=()), tmp_path).rows)
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PTUM")]
     assert row.split()[1] == "2"
     assert float(row.split()[2]) >= 0
