@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cache
 
 import numpy as np
@@ -19,7 +20,9 @@ from graph_builders import (
     fit_fields,
 )
 from graph_builders.behavior_graph import Relation
-from graph_builders.datasets import load_kuairand_pure
+from graph_builders.datasets import load_complete_journey, load_kuairand_pure
+from graph_builders.datasets.complete_journey import SIMULATED, TIME_ZONE, local_midnight
+from graph_builders.datasets.complete_journey_entity_tasks import complete_journey_entity_tasks
 from graph_builders.datasets.entity_tasks import EntityTask
 from graph_builders.datasets.kuairand_tasks import kuairand_tasks
 from graph_builders.option_checks import check_whole_numbers
@@ -41,6 +44,13 @@ from samplers.random_numbers import keyed_uniform
 MAX_SEQUENCE = 1_000  # behaviours of a user that word2vec reads
 HOUR = 3_600_000  # KuaiRand's times are milliseconds
 KUAIRAND_START = 19_107 * 24 * HOUR - 8 * HOUR  # 25 April 2022 in Shanghai
+FORTNIGHT = 14 * 86_400  # Complete Journey's times are seconds
+JOURNEY_TYPES = tuple(
+    Relation(domain, behavior).reverse_edge_type
+    for domain, behavior in (("internal", "purchase"), ("external", "redemption"), ("external", "campaign"))
+)
+JOURNEY_ITEM_FIELDS = ("department", "product_category", "product_type", "brand", "manufacturer")
+JOURNEY_ATTRIBUTES = ("store_id", "sales_value")
 NUM_TABS = 15
 KUAIRAND_ITEM_FIELDS = ("author_id", "tag", "video_duration", "upload_type")
 KUAIRAND_PROFILE = tuple(f"onehot_feat{i}" for i in range(18))
@@ -113,7 +123,8 @@ class DUPNData:
         settings: what was asked.
         bounds: where the days begin, and the last one ends; the first window's days come first.
         tokenizer: of sequences; it holds what was known before the first label.
-        entity_columns: of each task about pairs, the columns of items that its entities' codes are of.
+        entity_columns: of tasks about items or their fields, the columns of items that the entities' codes
+            are of. Another entity has one code.
         data: of each task, ranking features scaled.
         drawn: whether a row may be trained on, for each task.
         read_vectors: fits word2vec to what users did before the first label, with so many channels.
@@ -285,6 +296,53 @@ def kuairand_data(path: str | None, settings: DUPNDataSettings) -> DUPNData:
     )
 
 
+def complete_journey_data(path: str | None, settings: DUPNDataSettings) -> DUPNData:
+    """Load Complete Journey: product, price and brand, and the store, which is held out.
+
+    A "day" of the settings is a fortnight; the last one ends with 2017. What lies before the first one is
+    history, on which vocabularies are fitted. Behaviours are purchases, redeemed coupons and campaigns. No
+    demographic field is read: their time is not known.
+
+    Args:
+        path: folder of the data; None: that of the installed package.
+        settings: what is asked.
+
+    """
+    tables = load_complete_journey(path)
+    graph = build_behavior_graph(tables.events, user_table=tables.user_table, item_table=tables.item_table)
+    days = settings.num_train_days + settings.num_test_days
+    end = pl.select(local_midnight(pl.lit(date(2018, 1, 1)))).item()
+    bounds = [end - (days - day) * FORTNIGHT for day in range(days + 1)]
+    tasks = complete_journey_entity_tasks(tables, fit_until=bounds[0], num_negatives=settings.num_negatives)
+    request = behavior_request(JOURNEY_TYPES, JOURNEY_ITEM_FIELDS, JOURNEY_ATTRIBUTES)
+    tokenizer = SequenceTokenizer(
+        edge_types=JOURNEY_TYPES,
+        vocabularies=fit_vocabularies(graph, [request], fit_until=bounds[0]),
+        item_fields=JOURNEY_ITEM_FIELDS,
+        attributes=JOURNEY_ATTRIBUTES,
+        num_items=graph.ids["item"].num_rows,
+        length=settings.num_behaviors,
+        time_zone=TIME_ZONE,
+    )
+    return make_data(
+        name="complete_journey",
+        title=f"Complete Journey. {SIMULATED}",
+        tasks=tasks,
+        held_out="store",
+        settings=settings,
+        graph=graph,
+        tokenizer=tokenizer,
+        entity_codes={
+            "item_id": item_codes(graph, tokenizer),
+            "manufacturer": field_codes(tokenizer, "manufacturer"),
+            "store_id": field_codes(tokenizer, "store_id"),
+        },
+        bounds=bounds,
+        query_fields=(),
+        behaviors=[_type_name(edge_type) for edge_type in JOURNEY_TYPES],
+    )
+
+
 def _kuairand_tokenizer(graph: BehaviorGraph, length: int, fit_until: int) -> SequenceTokenizer:
     tabs = fit_fields(build_feature_table(pl.DataFrame({"tab": [str(tab) for tab in range(NUM_TABS)]})))
     tab = Bins(torch.arange(NUM_TABS - 1) + 0.5)  # of behaviours it is a number, of queries a word
@@ -309,7 +367,7 @@ def _entity_columns(tasks: Iterable[EntityTask], tokenizer: SequenceTokenizer) -
     return {
         task.name: tuple(range(len(columns))) if task.entity == "item_id" else (columns.index(task.entity),)
         for task in tasks
-        if task.kind == "pair" and task.entity is not None
+        if task.kind == "pair" and task.entity in columns
     }
 
 

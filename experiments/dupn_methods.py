@@ -25,7 +25,7 @@ from graphrec.models.dupn_baselines import (
 from graphrec.models.dupn_heads import ClassHead, PairHead, RankingHead, TaskHead, TaskRows
 from graphrec.models.item_word2vec import start_items_from
 from graphrec.models.trees import BoostedTrees, TreesConfig
-from graphrec.nn.code_vectors import MappedCodes
+from graphrec.nn.code_vectors import CodeVectors, MappedCodes
 from graphrec.training.loop import OptimizerConfig
 from graphrec.training.multi_task import (
     MultiTaskConfig,
@@ -209,8 +209,7 @@ def _make_head(
     if method.encoder != "none":
         dropout = settings.dropout if method.encoder == "dupn" else 0.0
         if task.kind == "pair":
-            tables = encoder.item.part(data.entity_columns[task.name])  # type: ignore[union-attr, operator]
-            entity = MappedCodes(tables, width)
+            entity = MappedCodes(_entity_tables(data, task, encoder, settings), width)
             if method.is_tower:
                 return TowerHead(channels, entity, hidden_channels=(width, width))
             head = PairHead(channels, entity, hidden_channels=(width, width), dropout=dropout)
@@ -229,6 +228,16 @@ def _make_head(
         )
     assert head is not None  # a row without an encoder has a wide part
     return head
+
+
+def _entity_tables(data: DUPNData, task: EntityTask, encoder: Any, settings: NetworkSettings) -> CodeVectors:
+    """Return the encoder's tables of items or of their field, or a new one of what is neither."""
+    if task.name in data.entity_columns:
+        tables: CodeVectors = encoder.item.part(data.entity_columns[task.name])
+        return tables
+    assert task.entity is not None  # of a pair
+    num_codes = data.tokenizer.vocabularies.num_codes[task.entity]
+    return CodeVectors((num_codes,), (settings.item_channels,))
 
 
 def training_config(
@@ -337,7 +346,7 @@ def aggregates(inputs: BehaviorSequences, rows: TaskRows, entity_columns: Sequen
     Args:
         inputs: of all queries.
         rows: described.
-        entity_columns: columns of the items that the rows' entity codes are of.
+        entity_columns: columns of the items that the rows' entity codes are of; none for another entity.
 
     Returns:
         float32 (num_rows, num_features).
@@ -369,7 +378,7 @@ def aggregates(inputs: BehaviorSequences, rows: TaskRows, entity_columns: Sequen
         ],
         dim=1,
     )
-    parts = [of_query[place], rows.features]
+    parts = [of_query[place], rows.features, rows.entity.float()]
     if len(entity_columns):
         # each row beside each behaviour of its query
         number = torch.arange(len(rows))
@@ -377,7 +386,6 @@ def aggregates(inputs: BehaviorSequences, rows: TaskRows, entity_columns: Sequen
         row = torch.repeat_interleave(number, lengths)
         begin = some.ptr[place] - (lengths.cumsum(0) - lengths)
         behavior = torch.arange(len(row)) + begin[row]
-        parts.append(rows.entity.float())
         for column, code in zip(entity_columns, rows.entity.T, strict=True):
             same = some.item[behavior, column] == code[row]
             parts.append(count(kind[behavior[same]], num_kinds, row[same], len(rows)))

@@ -15,7 +15,7 @@ from graphrec.encoders.sentences import FIRST
 
 TABLES = "dupn_tables"
 BENCHMARK = OUTPUT.name
-DATA = ("kuairand",)
+DATA = ("kuairand", "complete_journey")
 GAPS = {  # the last bucket of each group, each bucket twice as long as the one before, from a second on
     "< 1 min": 6,
     "< 17 min": 10,
@@ -74,8 +74,9 @@ def dupn_section(results: Path, data: str) -> str:
     )
     if not rows:
         return "Nothing has been run yet."
+    notes = [note for note in rows[0]["notes"] if note not in rows[0]["title"]]
     rows_of_tasks = ", ".join(f"{name} {count:,}" for name, count in rows[0]["training_rows"].items())
-    found = [f"**{rows[0]['title']}**. Training rows: {rows_of_tasks}.", ""]
+    found = [f"**{rows[0]['title']}**. Training rows: {rows_of_tasks}. {' '.join(notes)}", ""]
     for part, heading in (
         ("variants", "### Variants and baselines, a task at a time"),
         ("multi-task", "### All tasks together"),

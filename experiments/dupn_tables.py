@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.dupn_data import DUPNData, DUPNDataSettings, kuairand_data
+from experiments.dupn_data import DUPNData, DUPNDataSettings, complete_journey_data, kuairand_data
 from experiments.dupn_methods import BASELINES, CANDIDATE, METHODS, Method, NetworkSettings, method_named
 from experiments.dupn_parts import (
     SOURCE,
@@ -42,7 +42,10 @@ PROBE_STEPS = (1, 9)  # between which a probe measures
 UPDATES = ("not updated", "retrained", "fine-tuned", "fine-tuned, sums anew")
 Experiment = Literal["variants", "multi_task", "transfer", "incremental"]
 EXPERIMENTS: tuple[Experiment, ...] = ("variants", "multi_task", "transfer", "incremental")
-LOADERS: Mapping[str, Callable[[str | None, DUPNDataSettings], DUPNData]] = {"kuairand": kuairand_data}
+LOADERS: Mapping[str, Callable[[str | None, DUPNDataSettings], DUPNData]] = {
+    "kuairand": kuairand_data,
+    "complete_journey": complete_journey_data,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ class DUPNTableConfig:
 
     Attributes:
         data: data set.
-        path: folder of the data; none for KuaiRand-Pure's embedded copy.
+        path: folder of the data; none for KuaiRand-Pure's embedded copy, or Complete Journey's
+            package.
         part: experiments to run: variants a task at a time, tasks together, transfer to the held-out task,
             incremental updating. The last two begin with networks of the second.
         rows: names of variants; none for all.
@@ -64,7 +68,7 @@ class DUPNTableConfig:
 
     """
 
-    data: Literal["kuairand"] = "kuairand"
+    data: Literal["kuairand", "complete_journey"] = "kuairand"
     path: str | None = None
     part: tuple[Experiment, ...] = EXPERIMENTS
     rows: tuple[str, ...] = ()

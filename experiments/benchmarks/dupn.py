@@ -4,8 +4,8 @@
 the paper's: 1,024 rows of 100 behaviours, vectors of 124 and properties of 48 channels in, 128 out. torch's
 LSTM reads both side by side in all four gates; the Transformer block (4 heads) has a linear map from both to
 its width before it, and no mask. A step is a forward pass, or a training step: forward, backward, Adagrad.
-Layers take turns, and the fastest time of each counts: other work shares the machine. On one CPU thread, and
-on a GPU where there is one.
+Layers take turns, and the fastest time of each counts: other work shares the machine. On one CPU thread, in
+the processor's seconds, and on a GPU where there is one, in seconds of the wall.
 """
 
 import argparse
@@ -109,14 +109,15 @@ def measure(sizes: Sizes, device: str, repetitions: int) -> list[dict[str, Any]]
         steps[name, "forward"] = _forward(layer, inputs)
         steps[name, "training"] = _training(layer, inputs)
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
+    clock = time.perf_counter if device == "cuda" else time.process_time
     for turn in range(repetitions + 1):
         for key, step in steps.items():
             _wait(device)
-            begin = time.perf_counter()
+            begin = clock()
             step()
             _wait(device)
             if turn:
-                seconds[key].append(time.perf_counter() - begin)
+                seconds[key].append(clock() - begin)
     return [
         {
             "layer": name,

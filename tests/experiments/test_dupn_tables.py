@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 import torch
 
-from experiments.dupn_data import DUPNDataSettings, kuairand_data, thinned
+from experiments import task_figures
+from experiments.dupn_data import DUPNDataSettings, complete_journey_data, kuairand_data, thinned
 from experiments.dupn_methods import METHODS, NetworkSettings, aggregates, make_model, method_named
 from experiments.dupn_parts import SOURCE, TOGETHER, WAYS, DUPNParts, TransferSettings
 from experiments.dupn_report import GAPS, dupn_section, grouped_attention, update_dupn_page
@@ -18,6 +19,7 @@ from graphrec.encoders.behavior_sequences import BehaviorSequences
 from graphrec.encoders.sentences import FIRST
 from graphrec.models.dupn_heads import TaskRows
 from tests.experiments.kuairand_slice import sliced_log, write_slice
+from tests.experiments.toy_shop import write_shop
 
 TINY = NetworkSettings(
     item_channels=4,
@@ -34,7 +36,7 @@ TASKS = DUPNDataSettings(num_behaviors=6, max_rows=300, num_train_days=4, num_te
 CONFIG = DUPNTableConfig(
     networks=TINY,
     tasks=TASKS,
-    seeds=(0, 1),
+    seeds=(0,),
     rows=("DUPN", "DSSM", "boosted trees"),
     transfer=TransferSettings(labels=(40, 200), least_steps=2),
 )
@@ -43,6 +45,13 @@ CONFIG = DUPNTableConfig(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return kuairand_data(write_slice(tmp_path_factory.mktemp("slice") / "data", sliced_log()), TASKS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_figures, "NUM_RESAMPLES", 64)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +87,8 @@ def test_every_row_has_its_figures(finished, data):
         }.items()
         for task in tasks
     }
-    assert variants["DUPN", "click"]["seeds"] == [0, 1]
-    assert variants["boosted trees", "click"]["seeds"] == [0]  # no seed changes it
+    assert finished.parts.seeds_of(method_named("DUPN"), (0, 1)) == (0, 1)
+    assert finished.parts.seeds_of(method_named("boosted trees"), (0, 1)) == (0,)  # no seed changes it
     assert {line["metric"] for line in lines if line["figure"] == "duration"} == {"mean"}
     together = {(line["method"], line["figure"]) for line in lines if line["part"] == "multi-task"}
     names = ["a task at a time", *(way.name for way in TOGETHER)]
@@ -107,7 +116,7 @@ def test_transfer_has_all_ways_and_numbers_of_labels(finished, data):
     assert [(line["num_labels"], line["way"]) for line in lines] == [
         (size, way) for size in (40, 200) for way in WAYS
     ]
-    assert all(line["task"] == data.held_out and line["seeds"] == [0, 1] for line in lines)
+    assert all(line["task"] == data.held_out and line["seeds"] == [0] for line in lines)
     assert len({tuple(line["values"]) for line in lines}) == len(lines)
     tested = [line["tests"] for line in lines if line["tests"]]
     assert [[test["other"] for test in tests] for tests in tested] == [
@@ -160,7 +169,8 @@ def test_the_page_has_all_tables_and_pictures(finished, tmp_path):
     names = {f"dupn_{part}_kuairand.svg" for part in ("transfer", "incremental", "attention")}
     assert {path.name for path in finished.docs.iterdir()} == names
     page = tmp_path / "page.md"
-    page.write_text("<!-- kuairand:begin -->\n<!-- kuairand:end -->\nEnd.\n")
+    names = ("kuairand", "complete_journey", "benchmark")
+    page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in names))
     update_dupn_page(finished.results, page)
     assert section in page.read_text()
     assert dupn_section(tmp_path, "kuairand") == "Nothing has been run yet."
@@ -298,6 +308,25 @@ def test_attention_is_a_mean_by_group_of_ages():
     assert relative[0, :2].tolist() == [1.5, 3.0]
     assert (relative[0, -1], count[0, -1]) == (2.5, 2.0)
     assert len(GAPS) == relative.shape[1]
+
+
+def test_complete_journey_is_read_and_scored(tmp_path):
+    days = replace(
+        TASKS, num_train_days=20, num_test_days=4
+    )  # fortnights: whoever buys a product does so soon
+    data = complete_journey_data(write_shop(tmp_path / "shop"), days)
+    assert list(data.tasks) == ["product", "price", "brand", "store"]
+    assert data.learned == ("product", "price", "brand")
+    assert list(data.entity_columns) == ["product", "brand"]  # a store is no item
+    assert not data.tokenizer.fields
+    parts = DUPNParts(data, TINY, CONFIG.transfer, tmp_path / "parts")
+    for name in ("DUPN", "Wide&Deep", "boosted trees"):
+        value = parts.run_variant(method_named(name), "product", 0.05, 0, "test")
+        assert len(value) == len(parts.part("product", "test").user_id) > 10
+    head = make_model(data, ["store"], TINY, seed=0).heads["store"]
+    assert head.entity.tables.tables[0].weight.shape[0] == data.tokenizer.vocabularies.num_codes["store_id"]
+    trees = parts.run_variant(method_named("boosted trees"), "price", 0.3, 0, "test")
+    assert set(trees) <= {0.0, 1.0}
 
 
 # ---- command -------------------------------------------------------------------------------------
