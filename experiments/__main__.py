@@ -12,6 +12,7 @@ if set(sys.argv[1:2]) & {
     "simulator_effects",
     "userbert_tables",
     "lurm_tables",
+    "meta_profile_tables",
     "dupn_tables",
 }:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # its jobs have one thread each
@@ -32,6 +33,7 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   user_encoders LSTTM with UserBERT among its users' features and without: the last test day, one seed
   lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
   userbert_tables UserBERT and its baselines on users' tasks; goes on where it stopped
+  meta_profile_tables few-shot profiles: unseen targets, masked labels, imbalance; goes on where it stopped
   dupn_tables DUPN and its baselines: tasks alone and together, transfer, new days; goes on where it stopped
   lurm_tables LURM and its baselines by frozen representations of whole lives; goes on where it stopped
   simulator_effects what each part of LSTTM brings on simulated data; goes on where it stopped
@@ -80,6 +82,10 @@ def main(arguments: list[str]) -> int:
         from experiments.userbert_tables import main as userbert_tables
 
         return userbert_tables(rest)
+    if command == "meta_profile_tables":
+        from experiments.meta_profile_tables import main as meta_profile_tables
+
+        return meta_profile_tables(rest)
     if command == "lurm_tables":
         from experiments.lurm_tables import main as lurm_tables
 
@@ -91,6 +97,7 @@ def main(arguments: list[str]) -> int:
     if command == "readme":
         from experiments.dupn_report import update_dupn_page
         from experiments.lurm_report import update_lurm_page
+        from experiments.meta_profile_report import update_meta_profile_page
         from experiments.readme import update_pages
         from experiments.userbert_report import update_userbert_page
 
@@ -98,6 +105,7 @@ def main(arguments: list[str]) -> int:
         update_userbert_page(RESULTS, Path("docs/userbert.md"))
         update_dupn_page(RESULTS, Path("docs/dupn.md"))
         update_lurm_page(RESULTS, Path("docs/lurm.md"))
+        update_meta_profile_page(RESULTS, Path("docs/meta_profile.md"))
         return 0
     if command == "lsttm_table":
         return _lsttm_table(rest)

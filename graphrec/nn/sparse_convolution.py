@@ -5,8 +5,8 @@ are computed; all others share one value, of which batch statistics and maxima t
 that of the dense level, for a fraction of the work where few cells are set: a sum of learned patches at the
 events.
 
-Axis letters: N cells, E pairs of a cell and a place that its patch reaches, P reached places, R weights of an
-output channel, C output channels.
+Axis letters: S places of cells, I input channels, R rows of the kernel, J its columns, E pairs of a cell's
+place and a place that its patch reaches, P reached places, C output channels.
 """
 
 from dataclasses import dataclass
@@ -61,47 +61,42 @@ def sparse_level(
     if not images.num_images:  # no statistics to take, as in batch norm
         size = images.num_rows // pool[0], images.num_columns // pool[1]
         return weight.new_zeros(0, len(weight), *size)
-    place_E, row_E, value_E = _patches(images, weight.shape)
+    place_E, patch_EC = _patches(images, weight)
     num_places = images.num_images * images.num_rows * images.num_columns
-    reached = torch.zeros(num_places, dtype=torch.bool, device=place_E.device)
-    reached[place_E] = True
-    place_P = reached.nonzero().flatten()
-    rank_E = (reached.cumsum(0) - 1)[place_E]
-    rows_RC = weight.permute(1, 2, 3, 0).flatten(0, 2)
-    # a sparse product can be differentiated twice, as temporal MAML does; an embedding bag cannot
-    patches_PR = torch.sparse_coo_tensor(
-        torch.stack([rank_E, row_E]),
-        value_E.to(weight.dtype),
-        (len(place_P), len(rows_RC)),
-        check_invariants=False,
-    )
-    x_PC = torch.sparse.mm(patches_PR, rows_RC)
+    place_P, rank_E = place_E.unique(return_inverse=True)
+    x_PC = patch_EC.new_zeros(len(place_P), len(weight))
+    x_PC = x_PC.scatter_add(0, rank_E[:, None].expand_as(patch_EC), patch_EC)
     scale, shift = _normalisation(x_PC, num_places, norm)
     return _pooled(images, place_P, (x_PC * scale + shift).relu(), shift.relu(), pool)
 
 
-def _patches(images: SparseImages, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each cell and each place that it reaches: the place, the weight's row, the cell's value."""
-    _, _, kernel_rows, kernel_columns = shape
+def _patches(
+    images: SparseImages, weight: Float[Tensor, "out_channels in_channels kernel_rows kernel_columns"]
+) -> tuple[Tensor, Tensor]:
+    """Return the places that a cell reaches, once for each cell's place, and what it adds to them.
+
+    Cells of one place are multiplied together, by a dense product over their channels: the channels of a
+    purchase come at the same hour.
+    """
+    out_channels, in_channels, kernel_rows, kernel_columns = weight.shape
     device = images.place.device
-    i, j = torch.arange(kernel_rows, device=device), torch.arange(kernel_columns, device=device)
-    column = images.place % images.num_columns
-    image, row = (
-        images.place // images.num_columns // images.num_rows,
-        images.place // images.num_columns % images.num_rows,
-    )
+    place_S, place_of_cell = images.place.unique(return_inverse=True)
+    value_SI = torch.zeros(len(place_S) * in_channels, dtype=weight.dtype, device=device)
+    value_SI = value_SI.index_add(
+        0, place_of_cell * in_channels + images.channel, images.value.to(weight.dtype)
+    ).view(-1, in_channels)
+    patch_SC = value_SI @ weight.permute(1, 2, 3, 0).reshape(in_channels, -1)
     # the place (r, c) reads the cells (r + i - before, c + j - before)
-    row_NI = row[:, None] - i + same_padding(kernel_rows)[0]
-    column_NJ = column[:, None] - j + same_padding(kernel_columns)[0]
-    inside = ((row_NI >= 0) & (row_NI < images.num_rows))[:, :, None] & (
-        (column_NJ >= 0) & (column_NJ < images.num_columns)
+    i = torch.arange(kernel_rows, device=device) - same_padding(kernel_rows)[0]
+    j = torch.arange(kernel_columns, device=device) - same_padding(kernel_columns)[0]
+    row_SR = (place_S // images.num_columns % images.num_rows)[:, None] - i
+    column_SJ = (place_S % images.num_columns)[:, None] - j
+    inside = ((row_SR >= 0) & (row_SR < images.num_rows))[:, :, None] & (
+        (column_SJ >= 0) & (column_SJ < images.num_columns)
     )[:, None, :]
-    place = ((image[:, None] * images.num_rows + row_NI) * images.num_columns)[:, :, None] + column_NJ[
-        :, None
-    ]
-    weight_row = ((images.channel[:, None] * kernel_rows + i) * kernel_columns)[:, :, None] + j
-    value = images.value[:, None, None].expand_as(place)
-    return place[inside], weight_row[inside], value[inside]
+    place = place_S[:, None, None] - (i[:, None] * images.num_columns + j)
+    kept = inside.flatten().nonzero().flatten()
+    return place.flatten()[kept], patch_SC.view(-1, out_channels)[kept]
 
 
 def _normalisation(
