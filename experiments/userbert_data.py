@@ -47,6 +47,7 @@ class DataSettings:
         max_targeting: training queries of each targeting task.
         max_genre: training queries of the next genre.
         pretraining_days: from one sentence of a user to the next in pre-training on masked words.
+        max_daily: queries of KuaiRand-Pure's pre-trainings, drawn from all users on all days.
         max_words: of each kind, the latest that are kept.
         max_size: values that an attribute's vocabulary keeps.
 
@@ -57,6 +58,7 @@ class DataSettings:
     max_targeting: int = 2000
     max_genre: int = 5_000
     pretraining_days: int = 7
+    max_daily: int = 8000
     max_words: int = 128
     max_size: int = 5000
 
@@ -198,6 +200,13 @@ def thin_training(task: DownstreamTask, most: int) -> DownstreamTask:
     kept = queries.with_columns(draw).filter((pl.col("part") != "train") | (rank <= most)).drop("draw")
     note = f"{most:,} of {count:,} training queries are used, drawn at random."
     return replace(task, queries=kept, notes=(*task.notes, note))
+
+
+def thin_queries(queries: pl.DataFrame, most: int) -> pl.DataFrame:
+    """Keep so many rows at most, drawn by a key of ``user_id`` and ``time``, in their order."""
+    user = torch.from_numpy(queries["user_id"].cast(pl.Int64).to_numpy().copy())
+    draw = pl.Series("draw", keyed_uniform("thinned queries", user, times_of(queries)).numpy())
+    return queries.with_columns(draw).filter(pl.col("draw").rank("ordinal") <= most).drop("draw")
 
 
 def every_action(kind: WordKind) -> WordKind:

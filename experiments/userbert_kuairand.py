@@ -14,6 +14,7 @@ from experiments.userbert_data import (
     TaskFamily,
     UserBERTData,
     make_tokenizers,
+    thin_queries,
     thin_training,
     training_times,
 )
@@ -92,8 +93,10 @@ def kuairand_data(path: str | None, settings: DataSettings) -> UserBERTData:
             graph, kinds, fit_until=split.test_start, time_zone="Asia/Shanghai", max_size=settings.max_size
         ),
         families=(TaskFamily(name=NEXT_GENRE, tasks=(task,), num_tuned=1),),
-        usage=usage_of_next_day(asked, clicks, timed),
-        pretraining_queries=training_times(first, split, times),
+        usage=usage_of_next_day(
+            thin_queries(asked.filter(pl.col("part") == "train"), settings.max_daily), clicks, timed
+        ),
+        pretraining_queries=thin_queries(training_times(first, split, times), settings.max_daily),
         class_attribute="tag",
         term_attributes=("tag", "author_id"),
         half_lives=(0.5, 1.0, 2.0, 4.0, 8.0),
