@@ -130,11 +130,6 @@ class Row:
     days: int | None = None
     is_trained: bool = True
 
-    @property
-    def is_random(self) -> bool:
-        """Whether a seed changes anything."""
-        return not (self.kind == "tfidf" and self.probe == "logistic")
-
 
 ROWS = (
     Row(name="LURM", kind="smen"),

@@ -164,15 +164,23 @@ class LurmTable:
 
     def representation(self, row: Row, seed: int) -> KeptPart:
         """Return a dense row's vectors of all queries."""
+        items = self._vectors(row, seed)  # a part of its own: its seconds are not counted twice
 
         def compute() -> tuple[dict[str, Any], pl.DataFrame]:
-            vectors, facts = self.made.dense(row, self._vectors(row, seed), seed)
+            vectors, facts = self.made.dense(row, items, seed)
             return facts, as_frame(vectors)
 
         return self._part(_base_name(row), self.content(row, "representation", seed), compute)
 
     def scores(self, row: Row, seed: int) -> KeptPart:
         """Return a row's scores of all tasks: family, task, user_id, time, label and value."""
+        if (part := self.find(row, "scores", seed)) is not None:
+            return part
+        # parts of their own first: their seconds are not counted twice
+        if row.kind not in (*SPARSE, *SUPERVISED):
+            self.representation(row, seed)
+        else:
+            self._vectors(row, seed)
 
         def compute() -> tuple[dict[str, Any], pl.DataFrame]:
             read = self._reader(row, seed)

@@ -135,8 +135,9 @@ def test_tasks_are_scored_by_their_parts():
     assert torch.equal(found.probability, expected.probability)
     validation = probe_task(task, x, config=KINDS["logistic"], score_part="validation")
     assert validation.row.tolist() == [0, 1]
+    sets = queries.with_columns(label=pl.concat_list(pl.lit("a")))
     with pytest.raises(ValueError, match="a probe reads binary ones"):
-        probe_task(DownstreamTask(name="s", kind="set", queries=queries, horizon=0), x)
+        probe_task(DownstreamTask(name="s", kind="set", queries=sets, horizon=0), x)
     with pytest.raises(ValueError, match="has 400 queries, there are 9 rows"):
         probe_task(task, x[:9])
 
