@@ -86,10 +86,17 @@ def dupn_section(results: Path, data: str) -> str:
             found += [heading, "", *_figure_table(*own), ""]
     transfer = [line for line in curves if line["part"] == "transfer"]
     if transfer:
-        found += [*_transfer_table(transfer), ""]
+        picture = f"![AUC on the held-out task by the number of its labels](dupn_transfer_{data}.svg)"
+        found += [*_transfer_table(transfer), "", picture, ""]
     updates = [line for line in curves if line["part"] == "incremental"]
     if updates:
-        found += [*_update_table(updates), ""]
+        picture = f"![Figures and cost of each new day](dupn_incremental_{data}.svg)"
+        found += [*_update_table(updates), "", picture, ""]
+    if lines_of(results, ".attention", data):
+        heading = "### Where the attention looks"
+        picture = f"![Attention by type and age of the behaviour](dupn_attention_{data}.svg)"
+        text = "A weight times the number of behaviours of its query: 1 would be a mean over them."
+        found += [heading, "", text, "", picture, ""]
     return "\n".join([*found, *_choices(rows)]).rstrip()
 
 

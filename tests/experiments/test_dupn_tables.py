@@ -163,11 +163,12 @@ def test_the_forecast_knows_what_is_finished(finished, data, tmp_path, capsys):
 def test_the_page_has_all_tables_and_pictures(finished, tmp_path):
     section = dupn_section(finished.results, "kuairand")
     headings = [line for line in section.splitlines() if line.startswith("###")]
-    assert len(headings) == 5
+    assert len(headings) == 6
     assert "| boosted trees | 1 |" in section
     assert "| fine-tuned, sums anew |" in section
     names = {f"dupn_{part}_kuairand.svg" for part in ("transfer", "incremental", "attention")}
     assert {path.name for path in finished.docs.iterdir()} == names
+    assert all(f"({name})" in section for name in names)
     page = tmp_path / "page.md"
     names = ("kuairand", "complete_journey", "benchmark")
     page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in names))
