@@ -5,9 +5,12 @@ a user's actions of one day, from 4 AM to 4 AM local time, or of one session, wh
 minutes ends. All users, events and words go through the same few tensor operations, on any device.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
@@ -17,7 +20,7 @@ from graphrec.encoders.base import EncoderInput, History, HistoryRequest
 from graphrec.encoders.input_reader import take_values
 from graphrec.encoders.local_clock import DAY_SECONDS, HOUR_SECONDS, LocalClock
 from graphrec.encoders.sentences import FIRST, BehaviorWords, UserSentences
-from graphrec.encoders.userbert import SentenceSizes, WordSizes
+from graphrec.encoders.userbert import SentenceSizes, TokenizerFacts, WordSizes
 from graphrec.encoders.vocabulary import AttributeVocabularies
 from samplers import EdgeType
 from samplers.tables import with_zero
@@ -29,6 +32,7 @@ HOUR = "hour"
 SESSION_GAP = 30 * 60
 """Seconds: a longer gap ends a session."""
 _DERIVED = (ACTION, HOUR)
+STATE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +204,69 @@ class SentenceTokenizer:
                 num_positions=kind.num_positions(self.clock),
             )
         profile = () if self.profile is None else tuple(self.profile.num_codes[name] for name in self.fields)
-        return SentenceSizes(words=words, profile=profile)
+        return SentenceSizes(words=words, profile=profile, made_by=self.facts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all that decides a history's words; not until when they were fitted."""
+        state = self.state()
+        for part in ("vocabularies", "profile"):
+            if state[part] is not None:
+                state[part] = {name: value for name, value in state[part].items() if name != "fit_until"}
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+
+    @property
+    def facts(self) -> TokenizerFacts:
+        """What a model that is made for this tokenizer keeps of it."""
+        parts = [self.vocabularies] if self.profile is None else [self.vocabularies, self.profile]
+        times = [part.fit_until for part in parts if part.fit_until is not None]
+        return TokenizerFacts(
+            fingerprint=self.fingerprint, fit_until=max(times, default=None), fields=tuple(self.fields)
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values, for JSON or a checkpoint, that ``from_state`` takes."""
+        kinds = []
+        for name, kind in self.kinds.items():
+            request = {**asdict(kind.request), "edge_types": [list(one) for one in kind.request.edge_types]}
+            kinds.append([name, {**asdict(kind), "request": request}])
+        return {
+            "version": STATE_VERSION,
+            "session_gap": SESSION_GAP,
+            "kinds": kinds,
+            "vocabularies": self.vocabularies.state(),
+            "profile": None if self.profile is None else self.profile.state(),
+            "time_zone": self.time_zone,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "SentenceTokenizer":
+        """Rebuild what ``state`` returned.
+
+        Raises:
+            KeyError: a part is missing.
+            ValueError: another release with other rules wrote it.
+
+        """
+        if (state["version"], state["session_gap"]) != (STATE_VERSION, SESSION_GAP):
+            raise ValueError(
+                f"the tokenizer is of version {state['version']} with sessions of {state['session_gap']} "
+                f"seconds, this release has {STATE_VERSION} and {SESSION_GAP}: fit and pre-train again"
+            )
+        kinds = dict[str, WordKind]()
+        for name, values in state["kinds"]:
+            options = dict(values["request"])
+            options["edge_types"] = tuple((begin, means, end) for begin, means, end in options["edge_types"])
+            options |= {part: tuple(options[part]) for part in ("attributes", "fields")}
+            request = HistoryRequest(**options)
+            kinds[name] = WordKind(**{**values, "request": request, "derived": tuple(values["derived"])})
+        profile = state["profile"]
+        return cls(
+            kinds=kinds,
+            vocabularies=AttributeVocabularies.from_state(state["vocabularies"]),
+            profile=None if profile is None else AttributeVocabularies.from_state(profile),
+            time_zone=state["time_zone"],
+        )
 
     def check_before(self, label_start: int) -> None:
         """Raise if a vocabulary saw anything at or after the first label window begins.

@@ -56,3 +56,15 @@ class FittedUntil(nn.Module):
 def move_fit_until(model: Any, fit_until: int) -> None:
     """Note in a model with a ``fit_until`` that data until a time has been seen; it never moves back."""
     model.fit_until = fit_until if model.fit_until is None else max(fit_until, model.fit_until)
+
+
+def move_trained_encoders(model: nn.Module, fit_until: int) -> None:
+    """Note in every part of a model that learns and keeps a ``fit_until`` that data until a time is seen.
+
+    A click model that is trained end to end with an encoder inside calls this (or gives ``fit_until`` to
+    ``graphrec.training.loop.train``), so that the encoder's file is refused for labels before that time.
+    Parts whose weights are all frozen stay as they are.
+    """
+    for part in model.modules():
+        if isinstance(part, FittedUntil) and any(weight.requires_grad for weight in part.parameters()):
+            move_fit_until(part, fit_until)

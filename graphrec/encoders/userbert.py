@@ -3,6 +3,7 @@
 Axis letters: N queries, L tokens of the longest sentence, C channels.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,17 +33,49 @@ class WordSizes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """What a model keeps of the tokenizer that it was made for.
+
+    Attributes:
+        fingerprint: of the tokenizer's words, edge types, names, zone, rules and limits.
+        fit_until: until when its vocabularies were fitted; None for tables that never change.
+        fields: names of the profile's columns.
+
+    """
+
+    fingerprint: str
+    fit_until: int | None
+    fields: tuple[str, ...]
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if a vocabulary saw anything at or after the first label window begins.
+
+        Raises:
+            ValueError: ``fit_until`` is later than ``label_start``.
+
+        """
+        if self.fit_until is not None and self.fit_until > label_start:
+            raise ValueError(
+                f"the vocabularies were fitted on data until {self.fit_until}, labels begin at "
+                f"{label_start}: fit them on what was known before"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SentenceSizes:
     """How large the vocabularies of sentences are.
 
     Attributes:
         words: of each kind of words, in the order of the segments.
         profile: numbers of codes of the profile's fields.
+        made_by: the tokenizer that they are of; None of sizes made by hand. It travels with a model and its
+            file, so that codes of other words are not taken for these; sizes are equal without it.
 
     """
 
     words: Mapping[str, WordSizes]
     profile: Sequence[int] = ()
+    made_by: TokenizerFacts | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def check(self, sentences: UserSentences) -> None:
         """Raise if a sentence has a code or position that no table has a row for.
@@ -223,6 +256,17 @@ class UserBERT(FittedUntil):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if pre-training, or a vocabulary, may have seen anything at or after the first label.
+
+        Raises:
+            ValueError: ``fit_until`` of either is later than ``label_start``.
+
+        """
+        super().check_before(label_start)
+        if self.sizes.made_by is not None:
+            self.sizes.made_by.check_before(label_start)
 
     def forward(self, sentences: UserSentences) -> Float[Tensor, "num_queries channels"]:
         """Return a vector for each query; it does not depend on the other queries of the batch."""

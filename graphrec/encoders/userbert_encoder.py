@@ -10,6 +10,9 @@ from graphrec.encoders.sentence_encoder import SentenceEncoder
 from graphrec.encoders.sentences import UserSentences
 from graphrec.encoders.userbert import UserBERT
 
+_FAR = 100
+"""A time so many times as far from 1970 as the log is in another unit: these differ by 1,000 at least."""
+
 
 class UserBERTEncoder(SentenceEncoder):
     """From a node's histories to UserBERT's vector of it.
@@ -19,7 +22,7 @@ class UserBERTEncoder(SentenceEncoder):
         bert: encodes them, pre-trained or new.
 
     Raises:
-        ValueError: the two are of other vocabularies or windows.
+        ValueError: the two are of other vocabularies, words, zones or windows.
 
     """
 
@@ -29,6 +32,12 @@ class UserBERTEncoder(SentenceEncoder):
             raise ValueError(
                 f"the tokenizer makes sentences of {wanted}, the model reads those of {found}: take the "
                 "tokenizer that the model was made for"
+            )
+        if found.made_by is not None and found.made_by.fingerprint != tokenizer.fingerprint:
+            raise ValueError(
+                "the tokenizer's words, edge types, names, time zone or limits are others than those that "
+                "the model was made for, though as many: take its own tokenizer; load_node_encoder reads "
+                "both from a file of save_encoder(path, bert, tokenizer)"
             )
         super().__init__(tokenizer, bert, out_channels=bert.out_channels)
 
@@ -59,10 +68,38 @@ def read_sentences(
 ) -> UserSentences:
     """Read and tokenise the histories of many queries, at most so many events at a time.
 
+    Args:
+        reader: of the tokenizer's requests.
+        tokenizer: makes the sentences.
+        node: row of each query's node.
+        time: of each query, in the graph's time resolution.
+        max_events: as in :meth:`InputReader.read_in_chunks`.
+
     Raises:
-        ValueError: there is no query, or as :meth:`InputReader.read_in_chunks`.
+        ValueError: there is no query; the query times are in another unit than the graph's; or as
+            :meth:`InputReader.read_in_chunks`.
 
     """
+    if len(time):
+        _check_unit(reader, int(time.max()))
     return prepare_queries(
         reader, tokenizer.tokenize, concatenate_sentences, node, time, max_events=max_events
     )
+
+
+def _check_unit(reader: InputReader, latest: int) -> None:
+    """Raise if the latest query time can only be of another unit than the graph's events.
+
+    A log that begins within a year of time 0 counts from a start of its own and says nothing.
+    """
+    graph, year = reader.graph, 365 * 86_400 * reader.units_per_second
+    times = [graph.edges(edge_type).time for edge_type in graph.edge_types]
+    times = [time for time in times if len(time)]
+    if not times:
+        return
+    first, last = (min(int(t.min()) for t in times), max(int(t.max()) for t in times))
+    if first > year and not first < latest * _FAR < last * _FAR * _FAR and latest > 0:
+        raise ValueError(
+            f"the latest query time is {latest}, the graph's events lie in [{first}, {last}], in units of "
+            f"1/{reader.units_per_second} second: multiply or divide the query times by 1,000 or 1,000,000"
+        )

@@ -149,14 +149,24 @@ class TfidfLogistic:
         self.classifier: Any = None
 
     def fit(self, sentences: UserSentences, label: Any) -> "TfidfLogistic":
-        """Fit terms' frequencies and the regression; ``label`` is 0 or 1 for each sentence. Returns self."""
+        """Fit terms' frequencies and the regression, and return self.
+
+        Args:
+            sentences: to fit on.
+            label: 0 or 1 for each.
+
+        Raises:
+            ValueError: a label is something else, or there is not one for each sentence.
+
+        """
+        label = _binary(label, len(sentences))
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
 
         counts = self._counts(sentences)
         self.transformers = [TfidfTransformer(sublinear_tf=True).fit(part) for part in counts]
         self.classifier = LogisticRegression(C=self.strength, max_iter=self.max_iter)
-        self.classifier.fit(self._features(counts), np.asarray(label))
+        self.classifier.fit(self._features(counts), label)
         return self
 
     def predict(self, sentences: UserSentences) -> Float64[np.ndarray, " num_queries"]:
@@ -202,11 +212,37 @@ class AggregateTrees:
         self.trees = BoostedTrees(TreesConfig() if config is None else config)
 
     def fit(self, sentences: UserSentences, label: Any) -> "AggregateTrees":
-        """Fit on labelled sentences, ``label`` 0 or 1, and return self."""
+        """Fit on labelled sentences and return self.
+
+        Args:
+            sentences: to fit on.
+            label: 0 or 1 for each.
+
+        Raises:
+            ValueError: a label is something else, or there is not one for each sentence.
+
+        """
+        label = _binary(label, len(sentences))
         features = tree_features(sentences, self.sizes, max_codes=self.max_codes)
-        self.trees.fit(features, torch.from_numpy(np.array(label, np.float32)))
+        self.trees.fit(features, torch.from_numpy(label.astype(np.float32)))
         return self
 
     def predict(self, sentences: UserSentences) -> Float64[np.ndarray, " num_queries"]:
         """Return probabilities of a 1; raises ``ValueError`` before ``fit``."""
         return self.trees.predict(tree_features(sentences, self.sizes, max_codes=self.max_codes))
+
+
+def _binary(label: Any, num_sentences: int) -> np.ndarray:
+    """Return labels as they came, in an array.
+
+    Raises:
+        ValueError: one is not 0 or 1, or there is not one for each sentence.
+
+    """
+    found = np.asarray(label)
+    if found.shape != (num_sentences,):
+        raise ValueError(f"each sentence needs one label: {num_sentences} and {found.shape}")
+    wrong = np.flatnonzero(~np.isin(found, (0, 1)))
+    if len(wrong):
+        raise ValueError(f"a label must be 0 or 1, got {found[wrong[0]]!r} in row {wrong[0]}")
+    return found

@@ -9,13 +9,13 @@ and how many there are is to be chosen on the validation part::
     task = next_genre_task(tables, split)
     user, time = ...  # the nodes and times of task.queries, row by row
     sentences = read_sentences(reader, tokenizer, user, time)
-    encoder = load_encoder(path, label_start=task.label_start["test"])  # or UserBERT(tokenizer.sizes)
+    encoder = load_node_encoder(path, label_start=task.label_start["test"])  # or UserBERT(tokenizer.sizes)
     result = finetune(encoder, task, sentences, config=FinetuningConfig(epochs=5), checkpoint=Path("run.pt"))
     result.queries, result.score  # of the test
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from graph_builders.datasets.downstream_tasks import DownstreamTask, Part
+from graph_builders.datasets.downstream_tasks import DownstreamTask, Part, user_numbers
 from graph_builders.option_checks import check_numbers
+from graphrec.encoders.behavior_words import SentenceTokenizer
 from graphrec.encoders.fit_until import move_fit_until
 from graphrec.encoders.sentence_batches import LengthLoader, sentence_length, take_sentences
 from graphrec.encoders.sentences import UserSentences
+from graphrec.encoders.userbert import SentenceSizes, TokenizerFacts
 from graphrec.training.adam import AdamConfig
+from graphrec.training.checkpoint import digest_of_sentences, digest_of_tensors, shape_of_model
 from graphrec.training.loop import TrainingPoint, train_steps
 from graphrec.training.task_labels import TaskLabels, labels_of
 from samplers import keyed_uniform
@@ -141,19 +144,23 @@ def finetune(
 
     The weights that count are those after the last epoch. The encoder is fitted in place: give a copy where
     its own weights are needed again. Where ``checkpoint`` exists, training goes on from it and ends with the
-    same weights as without a break. What the training labels showed counts as seen: ``fit_until`` of an
-    encoder that has one moves to the end of their windows.
+    same weights as without a break; one of another task, of other options, sentences or labels is refused,
+    but what the encoder's weights were at the start is not compared: give each start a path. What the
+    training labels showed counts as seen: ``fit_until`` of an encoder that has one moves to the end of their
+    windows.
 
     Pre-training is checked against the test's labels alone. Validation queries share the time of the training
     ones: leave their users out of what is pre-trained on.
 
     Args:
         encoder: a model of sentences, on the device to train on, pre-trained or new. Its ``check_before``, if
-            it has one, is asked whether pre-training saw anything at or after the first test label.
+            it has one, is asked whether pre-training saw anything at or after the first test label, and so
+            are the vocabularies that its sizes are of.
         task: labels of queries by part.
         sentences: of ``task.queries``, row by row, on any device.
         config: options.
-        fields: names of the profile's columns in the sentences.
+        fields: names of the profile's columns in the sentences. An encoder made of ``tokenizer.sizes`` knows
+            them: they may be left out, and others are refused.
         score_part: the queries that are scored.
         checkpoint: file to write and to resume from.
         checkpoint_every: steps between checkpoints.
@@ -165,7 +172,8 @@ def finetune(
     Raises:
         ValueError: sentences are not those of the queries by number; the profile has a field that the task
             forbids or that is not named; a code has no row in the encoder's tables; pre-training saw too
-            much; or a part has no queries.
+            much; a part is unknown or has no queries; the checkpoint is another run's; or the training
+            diverges.
 
     """
     if len(sentences) != task.queries.height:
@@ -173,12 +181,14 @@ def finetune(
             f"task {task.name!r} has {task.queries.height} queries, there are {len(sentences)} sentences: "
             "read those of its queries, row by row"
         )
-    _check_fields(task, sentences, fields)
+    _check_fields(encoder, task, sentences, fields)
     _check_sizes(encoder, sentences)
-    test_start = int(task.part("test")["time"][0])
-    check_before = getattr(encoder, "check_before", None)
-    if check_before is not None:
-        check_before(test_start)
+    task.part("test")  # raises where there is none
+    test_start = task.label_start["test"]
+    for part in (encoder, _made_by(encoder)):
+        check_before = getattr(part, "check_before", None)
+        if check_before is not None:
+            check_before(test_start)
     labels = labels_of(task)
     train_row, scored = _rows(task, "train", config), _rows(task, score_part)
     train_row = train_row[labels.has_label[train_row]]
@@ -202,6 +212,7 @@ def finetune(
         log_every=log_every,
         on_step=on_step,
         on_epoch=None if on_epoch is None else lambda epoch: on_epoch(epoch, score()),
+        asked={"task": task.name, "kind": task.kind, "horizon": task.horizon},
     )
     return Finetuned(
         model=model,
@@ -273,7 +284,7 @@ def pretrain_on_tasks(
             "sentences: read those of training_queries(tasks), row by row"
         )
     for task in tasks:
-        _check_fields(task, sentences, fields)
+        _check_fields(encoder, task, sentences, fields)
         end = _label_end(task)
         if end > fit_until:
             raise ValueError(
@@ -298,6 +309,7 @@ def pretrain_on_tasks(
         log_every=log_every,
         on_step=on_step,
         on_epoch=None,
+        asked={"tasks": [task.name for task in tasks], "fit_until": fit_until},
     )
     return model
 
@@ -345,7 +357,22 @@ def _fit(
     log_every: int,
     on_step: Callable[[int, int], None] | None,
     on_epoch: Callable[[int], None] | None,
+    asked: dict[str, Any],
 ) -> list[TrainingPoint]:
+    made_from = None
+    if checkpoint is not None:
+        made_from = {
+            **asked,
+            "config": asdict(config),
+            "sentences": digest_of_sentences(sentences),
+            "labels": digest_of_tensors(
+                (f"{one.name} {name}", value)
+                for one in labels
+                for name, value in vars(one).items()
+                if isinstance(value, Tensor)
+            ),
+            "model": shape_of_model(model),
+        }
     device = next(model.parameters()).device
 
     def collate(row: Tensor) -> TaskBatch:
@@ -391,6 +418,7 @@ def _fit(
             checkpoint_every=checkpoint_every,
             log_every=log_every,
             on_step=after_step,
+            made_from=made_from,
         )
 
 
@@ -407,8 +435,7 @@ def _rows(
 
 def _share(user_id: pl.Series, config: FinetuningConfig) -> Tensor:
     """Say of each row whether its user's labels are used; a larger share holds a smaller one."""
-    number = torch.from_numpy(user_id.cast(pl.Int64).to_numpy().copy())
-    return keyed_uniform(config.random_seed, "label share", number) < config.user_share
+    return keyed_uniform(config.random_seed, "label share", user_numbers(user_id)) < config.user_share
 
 
 def _labels_at(task: DownstreamTask, queries: pl.DataFrame) -> TaskLabels:
@@ -424,11 +451,22 @@ def _labels_at(task: DownstreamTask, queries: pl.DataFrame) -> TaskLabels:
 
 
 def _label_end(task: DownstreamTask) -> int:
-    """Where the last label window of the training queries ends; queries are sorted by time."""
-    return int(task.part("train")["time"][-1]) + task.horizon
+    """Where the last label window of the training queries ends."""
+    last: Any = task.part("train")["time"].max()
+    return int(last) + task.horizon
 
 
-def _check_fields(task: DownstreamTask, sentences: UserSentences, fields: Sequence[str]) -> None:
+def _check_fields(
+    encoder: nn.Module, task: DownstreamTask, sentences: UserSentences, fields: Sequence[str]
+) -> None:
+    made_by = _made_by(encoder)
+    if made_by is not None:  # the true names, whatever the caller says
+        if fields and tuple(fields) != made_by.fields:
+            raise ValueError(
+                f"the profile's fields are named {list(fields)}, the encoder's tokenizer has "
+                f"{list(made_by.fields)}: leave fields out"
+            )
+        fields = made_by.fields
     if sentences.profile.shape[1] != len(fields):
         raise ValueError(
             f"the sentences have {sentences.profile.shape[1]} profile fields, {list(fields)} are named: name "
@@ -441,13 +479,32 @@ def _check_fields(task: DownstreamTask, sentences: UserSentences, fields: Sequen
         )
 
 
+def _inner(encoder: nn.Module) -> Any:
+    """Return the model of an encoder of nodes, else the encoder itself."""
+    return getattr(encoder, "model", encoder)
+
+
+def _sizes_of(encoder: nn.Module) -> SentenceSizes | None:
+    sizes = getattr(_inner(encoder), "sizes", None)
+    return sizes if isinstance(sizes, SentenceSizes) else None
+
+
+def _made_by(encoder: nn.Module) -> TokenizerFacts | None:
+    """Return what is known of the tokenizer that the sentences must be of."""
+    tokenizer = getattr(encoder, "tokenizer", None)
+    if isinstance(tokenizer, SentenceTokenizer):
+        return tokenizer.facts
+    sizes = _sizes_of(encoder)
+    return None if sizes is None else sizes.made_by
+
+
 def _check_sizes(encoder: nn.Module, sentences: UserSentences) -> None:
-    sizes = getattr(encoder, "sizes", None)
+    sizes = _sizes_of(encoder)
     if sizes is not None:
         sizes.check(sentences)
 
 
 def _move_fit_until(encoder: nn.Module, fit_until: int) -> None:
-    inner: Any = getattr(encoder, "bert", encoder)  # an encoder of nodes keeps it in its model
+    inner = _inner(encoder)  # an encoder of nodes keeps it in its model
     if hasattr(inner, "fit_until"):
         move_fit_until(inner, fit_until)

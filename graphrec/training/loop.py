@@ -1,7 +1,7 @@
 """Training of a click model by mini-batches: loss, optimiser, learning-rate schedule, checkpoints."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -12,12 +12,21 @@ from torch.nn import functional
 
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.encoders.base import NodeEncoder
+from graphrec.encoders.fit_until import move_trained_encoders
 from graphrec.models.inputs import ClickBatch
-from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from graphrec.training.checkpoint import (
+    check_made_from,
+    check_parts,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 from graphrec.training.pair_loss import pair_loss
 from graphrec.training.parameters import embedding_tables
 
 Batch = TypeVar("Batch")
+_PARTS = ("model", "optimizer", "random", "step", "loss_sum", "curve")  # of a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +143,7 @@ def train(
     checkpoint_every: int = 100,
     log_every: int = 25,
     on_step: Callable[[int, int], None] | None = None,
+    fit_until: int | None = None,
 ) -> list[TrainingPoint]:
     """Fit ``model`` in place and return the training curve.
 
@@ -150,8 +160,13 @@ def train(
         checkpoint_every: steps between checkpoints.
         log_every: steps that a point of the curve averages.
         on_step: called with (steps done, steps in all), for progress.
+        fit_until: all rows' labels were known before this time. Give it where a node-feature encoder that
+            knows until when it was fitted, such as ``UserBERT``, learns inside the model: its ``fit_until``
+            moves there, so that it is refused for earlier labels. Frozen encoders stay.
 
     """
+    if fit_until is not None:
+        move_trained_encoders(model, fit_until)
 
     def backward(batch: Any) -> torch.Tensor:  # anything that can be moved and that click_loss takes
         loss = click_loss(model, batch.to(device), pair_weight=config.pair_weight)
@@ -184,6 +199,7 @@ def train_steps(
     checkpoint_every: int,
     log_every: int,
     on_step: Callable[[int, int], None] | None,
+    made_from: Mapping[str, Any] | None = None,
 ) -> list[TrainingPoint]:
     """Take the optimiser, schedule and checkpoints of :func:`train` through batches of any kind.
 
@@ -198,6 +214,13 @@ def train_steps(
         checkpoint_every: steps between checkpoints.
         log_every: steps that a point of the curve averages.
         on_step: called with (steps done, steps in all).
+        made_from: what the run is made from, as plain values (see
+            :func:`~graphrec.training.checkpoint.check_made_from`): it is stored in the checkpoint, and one of
+            another run is refused. None: any checkpoint that fits the model is taken.
+
+    Raises:
+        ValueError: the checkpoint is cut, no training's, or another run's; a loss or a weight is not finite;
+            or an epoch gives fewer batches than promised.
 
     """
     optimizer = make_optimizer(model, config)
@@ -206,6 +229,9 @@ def train_steps(
     step, curve, loss_sum = 0, list[TrainingPoint](), torch.zeros((), device=device)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint, device=device)
+        check_parts(checkpoint, state, _PARTS, "a checkpoint of a training")
+        if made_from is not None:
+            check_made_from(checkpoint, state.get("made_from"), made_from)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"], device)
@@ -221,6 +247,7 @@ def train_steps(
                 "step": step,
                 "loss_sum": loss_sum,
                 "curve": [vars(point) for point in curve],
+                "made_from": None if made_from is None else dict(made_from),
             }
             save_checkpoint(checkpoint, state)
 
@@ -239,14 +266,13 @@ def train_steps(
             step += 1
             if step % log_every == 0:
                 mean = loss_sum.item() / log_every
-                if not math.isfinite(mean):
-                    raise ValueError(
-                        f"the loss is {mean} after {step} steps: look for NaN among labels and inputs, or "
-                        "take smaller learning rates; a checkpoint may be from before"
-                    )
+                _check_finite(mean, step)
                 curve.append(TrainingPoint(step=step, epoch=step / num_batches, loss=mean))
                 loss_sum = torch.zeros_like(loss_sum)
             if step % checkpoint_every == 0 or step == total:
+                _check_finite(loss_sum.item(), step)  # what diverged is never saved
+                if step == total:
+                    _check_weights(model)
                 save()
             if on_step is not None:
                 on_step(step, total)
@@ -254,6 +280,24 @@ def train_steps(
             raise ValueError(f"epoch {epoch} gave no batch from number {start} on, of {num_batches} promised")
     model.eval()
     return curve
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} after {step} steps: look for NaN among labels and inputs, or take smaller "
+            "learning rates; a checkpoint may be from before"
+        )
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raise if the last step left a weight that is not finite: the losses before it do not show that."""
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"{name} is not finite after the last step: look for NaN among labels and inputs, or take "
+                "smaller learning rates; a checkpoint may be from before"
+            )
 
 
 @torch.no_grad()

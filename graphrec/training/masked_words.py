@@ -203,6 +203,11 @@ class MaskedWordModel(nn.Module):
             for head in heads  # type: ignore[attr-defined]
         ]
 
+    @property
+    def has_new_heads(self) -> bool:
+        """Whether no output layer has learned anything: all biases are 0, as a new model has them."""
+        return not any(bool(head.bias.any()) for head in self.modules_of_heads())
+
     @torch.no_grad()
     def start_from_counts(self, counts: Mapping[str, Sequence[Int64[Tensor, " _"]]]) -> None:
         """Set the biases to the logarithms of the classes' shares, so that training need not learn those.

@@ -6,26 +6,35 @@ With a tokenizer (``graphrec.encoders.behavior_words``) and queries, users as of
     sentences = read_sentences(reader, tokenizer, user, time)
     bert = UserBERT(tokenizer.sizes)
     pretrain(MaskedWordModel(bert), sentences, time, fit_until=first_label, checkpoint=Path("run.pt"))
-    save_encoder(Path("userbert.pt"), bert)
-    encoder = UserBERTEncoder(tokenizer, load_encoder(Path("userbert.pt"), label_start=first_label))
+    save_encoder(Path("userbert.pt"), bert, tokenizer)
+    encoder = load_node_encoder(Path("userbert.pt"), label_start=first_label)
     vector = encoder(encoder.prepare(reader.read(user, time)))
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from graph_builders.option_checks import check_numbers, check_whole_numbers
+from graphrec.encoders.behavior_words import SentenceTokenizer
 from graphrec.encoders.fit_until import move_fit_until
 from graphrec.encoders.sentence_batches import LengthLoader, sentence_length, take_sentences
 from graphrec.encoders.sentences import UserSentences
-from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
+from graphrec.encoders.userbert import SentenceSizes, TokenizerFacts, UserBERT, WordSizes
+from graphrec.encoders.userbert_encoder import UserBERTEncoder
 from graphrec.training.adam import AdamConfig
-from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
+from graphrec.training.checkpoint import (
+    check_parts,
+    digest_of_sentences,
+    load_checkpoint,
+    save_checkpoint,
+    shape_of_model,
+)
 from graphrec.training.loop import TrainingPoint, train_steps
 from graphrec.training.masked_words import (
     MaskedSentences,
@@ -76,10 +85,12 @@ def pretrain(
 ) -> list[TrainingPoint]:
     """Fit a model in place by masked multi-label classification and return the training curve.
 
-    Sentences without a word are left out. The output layers' biases start from the classes' counts, unless
-    the encoder was pre-trained before; it then goes on. Where
+    Sentences without a word are left out. The output layers' biases start from the classes' counts where
+    these layers are new, all biases 0; those of a model that was trained before go on. Where
     ``checkpoint`` exists, training goes on from it and ends with the same weights as without a break, as in
-    :func:`graphrec.training.loop.train`. ``model.encoder.fit_until`` becomes ``fit_until``.
+    :func:`graphrec.training.loop.train`; a checkpoint of other options, sentences or sizes is refused. What
+    the encoder's weights were at the start is not compared. ``model.encoder.fit_until`` becomes
+    ``fit_until``.
 
     Args:
         model: on the device to train on.
@@ -94,7 +105,8 @@ def pretrain(
 
     Raises:
         ValueError: a query time lies after ``fit_until``; a code or position has no row in the model's
-            tables; no sentence has a word; or the checkpoint was made until another time.
+            tables; no sentence has a word; the checkpoint is another run's, or was made until another time;
+            or the training diverges.
 
     """
     _check(model, sentences, query_time, fit_until)
@@ -103,7 +115,7 @@ def pretrain(
         raise ValueError(f"none of {len(sentences)} sentences has a word: nothing to pre-train on")
     encoder, device = model.encoder, model.encoder.first.device
     counts = class_counts(sentences, model)
-    if encoder.fit_until is None:
+    if model.has_new_heads:
         model.start_from_counts(counts)
     move_fit_until(encoder, fit_until)
     sampler = None
@@ -149,6 +161,13 @@ def pretrain(
         checkpoint_every=checkpoint_every,
         log_every=log_every,
         on_step=on_step,
+        made_from=None
+        if checkpoint is None
+        else {
+            "config": asdict(config),
+            "sentences": digest_of_sentences(sentences),
+            "model": shape_of_model(model),
+        },
     )
 
 
@@ -201,20 +220,41 @@ def masked_word_loss(
     return {kind: [value / max(num_chosen[kind], 1) for value in values] for kind, values in total.items()}
 
 
-def save_encoder(path: Path, encoder: UserBERT) -> None:
-    """Write an encoder: sizes, options, weights and ``fit_until``; whole or not at all."""
+def save_encoder(path: Path, encoder: UserBERT, tokenizer: SentenceTokenizer | None = None) -> None:
+    """Write an encoder: sizes, options, weights and ``fit_until``; whole or not at all.
+
+    Args:
+        path: of the file.
+        encoder: to write.
+        tokenizer: that it was made for, written too: :func:`load_node_encoder` needs it. Without it the file
+            knows the tokenizer's fingerprint alone, if the encoder was made of ``tokenizer.sizes``.
+
+    Raises:
+        ValueError: the tokenizer is another than the encoder's.
+
+    """
+    if tokenizer is not None:
+        UserBERTEncoder(tokenizer, encoder)  # raises where they are not of one another
+    made_by = encoder.sizes.made_by
     sizes = {
         "words": {
             kind: {"num_codes": list(size.num_codes), "num_positions": size.num_positions}
             for kind, size in encoder.sizes.words.items()
         },
         "profile": list(encoder.sizes.profile),
+        "made_by": None if made_by is None else {**asdict(made_by), "fields": list(made_by.fields)},
     }
-    save_checkpoint(path, {"sizes": sizes, "options": encoder.options, "state": encoder.state_dict()})
+    saved = {
+        "sizes": sizes,
+        "options": encoder.options,
+        "state": encoder.state_dict(),
+        "tokenizer": None if tokenizer is None else tokenizer.state(),
+    }
+    save_checkpoint(path, saved)
 
 
 def load_encoder(path: Path, *, label_start: int, device: torch.device | str = "cpu") -> UserBERT:
-    """Read what :func:`save_encoder` wrote, in evaluation mode.
+    """Read the model that :func:`save_encoder` wrote, in evaluation mode.
 
     Args:
         path: of the file.
@@ -222,16 +262,52 @@ def load_encoder(path: Path, *, label_start: int, device: torch.device | str = "
         device: where it is to lie.
 
     Raises:
-        ValueError: pre-training saw data at or after ``label_start``, or the file was cut short.
+        ValueError: pre-training or a vocabulary saw data at or after ``label_start``; the file was cut short,
+            or is none of an encoder.
 
     """
+    return _encoder_of(_read(path, device), label_start).to(device).eval()
+
+
+def load_node_encoder(path: Path, *, label_start: int, device: torch.device | str = "cpu") -> UserBERTEncoder:
+    """Read a model and its tokenizer from a file that :func:`save_encoder` wrote with both.
+
+    Args:
+        path: of the file.
+        label_start: time of the first label that the encoder will be used for.
+        device: where it is to lie.
+
+    Raises:
+        ValueError: as :func:`load_encoder`; or the file holds no tokenizer.
+
+    """
+    saved = _read(path, device)
+    if saved.get("tokenizer") is None:
+        raise ValueError(
+            f"{path} holds no tokenizer: write it by save_encoder(path, encoder, tokenizer), or load_encoder "
+            "and give UserBERTEncoder the tokenizer"
+        )
+    bert = _encoder_of(saved, label_start)
+    encoder = UserBERTEncoder(SentenceTokenizer.from_state(saved["tokenizer"]), bert)
+    encoder.check_before(label_start)
+    return encoder.to(device).eval()
+
+
+def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     saved = load_checkpoint(path, device=device)
+    check_parts(path, saved, ("sizes", "options", "state"), "an encoder's file, as save_encoder writes it")
+    return saved
+
+
+def _encoder_of(saved: dict[str, Any], label_start: int) -> UserBERT:
     words = {
         kind: WordSizes(num_codes=tuple(size["num_codes"]), num_positions=size["num_positions"])
         for kind, size in saved["sizes"]["words"].items()
     }
-    sizes = SentenceSizes(words=words, profile=tuple(saved["sizes"]["profile"]))
+    found = saved["sizes"].get("made_by")
+    made_by = None if found is None else TokenizerFacts(**{**found, "fields": tuple(found["fields"])})
+    sizes = SentenceSizes(words=words, profile=tuple(saved["sizes"]["profile"]), made_by=made_by)
     encoder = UserBERT(sizes, **saved["options"])
     encoder.load_state_dict(saved["state"])
     encoder.check_before(label_start)
-    return encoder.to(device).eval()
+    return encoder

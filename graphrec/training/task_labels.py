@@ -135,6 +135,8 @@ TaskLabels = BinaryLabels | SetLabels
 def labels_of(task: DownstreamTask, classes: Sequence[str] | None = None) -> TaskLabels:
     """Return the labels of a task's queries, in their order.
 
+    A category that stands in a set twice counts once.
+
     Args:
         task: binary, or of sets.
         classes: of sets; default: the categories of the training queries' labels, by name, so that a class's
@@ -149,12 +151,14 @@ def labels_of(task: DownstreamTask, classes: Sequence[str] | None = None) -> Tas
         value = label.cast(pl.Float32).fill_null(float("nan"))
         return BinaryLabels(name=task.name, value=torch.from_numpy(value.to_numpy().copy()))
     if classes is None:
-        classes = task.part("train")["label"].explode().drop_nulls().unique().sort().to_list()
+        named = task.part("train")["label"].cast(pl.List(pl.String)).explode().drop_nulls()
+        classes = named.unique().sort().to_list()
     number = pl.DataFrame(
         {"category": list(classes), "code": range(len(classes))},
         schema={"category": pl.String, "code": pl.Int64},
     )
-    sets = label.list.drop_nulls().fill_null([])
+    # a category counts once in its set
+    sets = label.cast(pl.List(pl.String)).list.drop_nulls().fill_null([]).list.unique(maintain_order=True)
     # a left join keeps the order of the rows that it is asked to keep
     flat = sets.list.explode(empty_as_null=False, keep_nulls=False).alias("category").to_frame()
     code = flat.join(number, on="category", how="left", maintain_order="left")["code"]

@@ -98,3 +98,59 @@ def test_a_part_without_queries_is_named():
     for call in (only_early.part, lambda part: only_early.check_before(0, part)):
         with pytest.raises(ValueError, match=r"'toy' has no test queries"):
             call("test")
+
+
+def test_what_is_no_task_is_refused():
+    queries = task().queries
+
+    def made(queries=queries, kind="binary", horizon=10):
+        return DownstreamTask(name="toy", kind=kind, queries=queries, horizon=horizon)
+
+    part, label = pl.col("part").cast(pl.String), pl.col("label")
+    wrong = made()
+    object.__setattr__(wrong, "kind", "class")  # as without the types' check of these tests
+    with pytest.raises(ValueError, match=r"must be of kind \['binary', 'set'\], got 'class'"):
+        wrong.__post_init__()
+    with pytest.raises(ValueError, match="no part 'valid', there are"):
+        DownstreamTask.part.__wrapped__(made(), "valid")
+    with pytest.raises(ValueError, match="horizon of 0 or more, in the unit of the times, got -5"):
+        made(horizon=-5)
+    for wrong, message in (
+        (queries.drop("label"), r"lack \['label'\]"),
+        (queries.with_columns(part), "must be of PART_TYPE"),
+        (queries.with_columns(pl.col("time").cast(pl.Float64)), "whole numbers in the unit of the log"),
+        (queries.with_columns(user_id=pl.lit(None, pl.Int64)), "without null"),
+        (queries.with_columns(label=pl.lit("yes")), "is binary: a number or a Boolean, got String"),
+        (queries.with_columns(label=label.shift(1, fill_value=2.0)), "or none .* got 2 in row 0"),
+        (queries.with_columns(label=-label), "got -1 in row 0"),
+        (pl.concat([queries, queries.head(1)]), "in more than one row"),
+        (queries.with_columns(user_id=pl.lit(1)).unique(["user_id", "time"]), "1 users of task 'toy' are in"),
+        (queries.with_columns(pl.col("time") + pl.when(part == "train").then(30).otherwise(0)), "reach past"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made(wrong)
+    for wrong in (label, pl.lit("g1"), pl.concat_list(pl.lit(1))):
+        with pytest.raises(ValueError, match="is a set: a list of strings, got"):
+            made(queries.with_columns(wrong.alias("label")), kind="set")
+    for right in (label > 0.5, pl.lit(None, pl.Float32), pl.lit(float("nan")), label.cast(pl.Int8)):
+        made(queries.with_columns(right.alias("label")))
+    made(queries.with_columns(label=pl.concat_list(pl.lit("g1"))), kind="set")
+    assert made(queries.reverse()).label_start == task().label_start
+    made(queries.reverse()).check_before(155)
+    with pytest.raises(ValueError, match="begin at 155"):
+        made(queries.reverse()).check_before(156)
+
+
+def test_strings_name_users_too():
+    drawn = parts(SPLIT, pl.Series(["u1", "u0", "u1", "ü"]))
+    assert set(drawn) == {"u0", "u1", "ü"}
+    assert drawn == parts(SPLIT, pl.Series(["ü", "u0", "u1"]))
+    many = list(parts(SPLIT, pl.Series([f"u{i}" for i in range(20_000)])).values())
+    share = {part: many.count(part) / 20_000 for part in SPLIT_PARTS}
+    assert share == pytest.approx({"train": 0.5, "validation": 0.2, "test": 0.3}, abs=0.012)
+    with pytest.raises(ValueError, match="must be whole numbers or strings, got Float64"):
+        parts(SPLIT, pl.Series([1.5]))
+    with pytest.raises(ValueError, match="1 user_id are null, the first in row 0"):
+        parts(SPLIT, pl.Series([3, None]))
+    with pytest.raises(ValueError, match="below 2\\^63"):
+        parts(SPLIT, pl.Series([2**64 - 1], dtype=pl.UInt64))

@@ -8,11 +8,11 @@ import torch
 
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from graphrec.encoders.sentence_batches import take_sentences
-from graphrec.encoders.userbert import UserBERT
+from graphrec.encoders.userbert import TokenizerFacts, UserBERT
 from graphrec.encoders.userbert_encoder import UserBERTEncoder, read_sentences
 from graphrec.evaluation import auc
 from graphrec.evaluation.genre_ranking import average_precision_at_k
-from graphrec.training.checkpoint import load_checkpoint
+from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
 from graphrec.training.finetuning import (
     FinetuningConfig,
     finetune,
@@ -184,10 +184,10 @@ def test_what_happens_at_or_after_a_query_changes_no_score():
         tokenizer, reader = prepared(graph)
         queries = pl.DataFrame(
             {
-                "user_id": [*range(6), *range(6)],
-                "time": [30 * 86_400] * 6 + [start] * 6,
-                "part": ["train"] * 6 + ["test"] * 6,
-                "label": pl.Series([0.0, 1.0] * 3 + [float(late)] * 6, dtype=pl.Float32),
+                "user_id": [0, 1, 2, 0, 1, 2, 3, 4, 5],
+                "time": [29 * 86_400] * 3 + [30 * 86_400] * 3 + [start] * 3,
+                "part": ["train"] * 6 + ["test"] * 3,
+                "label": pl.Series([0.0, 1.0] * 3 + [float(late)] * 3, dtype=pl.Float32),
             },
             schema_overrides={"part": PART_TYPE},
         )
@@ -286,3 +286,103 @@ def test_several_tasks_refuse_labels_that_reach_too_far():
         pretrain_on_tasks(small_bert(), tasks, train, fit_until=525, fields=FIELDS)
     with pytest.raises(ValueError, match="200 training queries together, there are 400"):
         pretrain_on_tasks(small_bert(), tasks, sentences, fit_until=526, fields=FIELDS)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(tmp_path):
+    task, sentences, _ = toy_task()
+    path, config = tmp_path / "run.pt", replace(CONFIG, epochs=1)
+
+    def run(task=task, sentences=sentences, config=config, bert=None):
+        bert = small_bert() if bert is None else bert
+        return finetune(bert, task, sentences, config=config, fields=FIELDS, checkpoint=path).score
+
+    expected = run()
+    assert torch.equal(run(bert=small_bert(seed=1)), expected)  # it is finished: nothing is trained
+    flipped = task.queries.with_columns(label=1 - pl.col("label"))
+    wider = UserBERT(TOY_SIZES, channels=16, num_blocks=1, num_heads=4, attribute_channels=8)
+    others = toy_task(seed=5)[1]
+    before = path.read_bytes()
+    for message, options in {
+        r"config\.learning_rate is 0\.5, the checkpoint has 0\.01\. Give this": {
+            "config": replace(config, learning_rate=0.5)
+        },
+        r"config\.random_seed is 3, the checkpoint has 0": {"config": replace(config, random_seed=3)},
+        r'task is "other", the checkpoint has "binary"': {"task": replace(task, name="other")},
+        "run: labels is ": {"task": replace(task, queries=flipped)},
+        "run: sentences is ": {"sentences": others},
+        "num_heads is 4, the checkpoint has 2": {"bert": wider},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            run(**options)
+    assert path.read_bytes() == before
+    state = load_checkpoint(path)
+    save_checkpoint(path, {name: value for name, value in state.items() if name != "made_from"})
+    with pytest.raises(ValueError, match="does not say what its training was made from"):
+        run()
+    save_checkpoint(path, {"sizes": 1})
+    with pytest.raises(ValueError, match=r"not a checkpoint of a training: it holds \['sizes'\]"):
+        run()
+
+
+def test_the_order_of_queries_hides_no_leak():
+    task, sentences, _ = toy_task()
+    turned = replace(task, queries=task.queries.reverse())
+    backwards = take_sentences(sentences, torch.arange(len(sentences)).flip(0))
+    first = task.label_start["test"]
+    for asked, read in ((task, sentences), (turned, backwards)):
+        encoder = small_bert()
+        encoder.fit_until = first + 1
+        with pytest.raises(ValueError, match=f"labels begin at {first}"):
+            finetune(encoder, asked, read, fields=FIELDS)
+        new = small_bert()
+        finetune(new, asked, read, config=FinetuningConfig(epochs=0), fields=FIELDS)
+        assert new.fit_until == 519 + 7
+
+
+def test_an_encoder_knows_its_fields_and_vocabularies_whatever_the_caller_says():
+    task, sentences, _ = toy_task()
+
+    def bert(fit_until=None):
+        made_by = TokenizerFacts(fingerprint="f", fit_until=fit_until, fields=FIELDS)
+        return small_bert(replace(TOY_SIZES, made_by=made_by))
+
+    none = FinetuningConfig(epochs=0)
+    finetune(bert(task.label_start["test"]), task, sentences, config=none)
+    with pytest.raises(ValueError, match=r"named \['town'\], the encoder's tokenizer has \['city'\]"):
+        finetune(bert(), task, sentences, config=none, fields=("town",))
+    told = replace(task, forbidden_fields=("city",))
+    with pytest.raises(ValueError, match=r"hold \['city'\], which tell the label"):
+        finetune(bert(), told, sentences, config=none)
+    with pytest.raises(ValueError, match="vocabularies were fitted on data until 2000, labels begin at"):
+        finetune(bert(2000), task, sentences, config=none)
+
+
+def test_sentences_of_other_sizes_are_refused_by_an_encoder_of_nodes_too():
+    tokenizer, reader = prepared(graph_of())
+    user, time = torch.arange(6), torch.tensor([30, 30, 30, 41, 41, 41]) * 86_400
+    longest = torch.tensor([30 * 86_400] * 3 + [41 * 86_400] * 3)
+    sentences = read_sentences(reader, tokenizer, user, longest)
+    queries = pl.DataFrame(
+        {
+            "user_id": user.tolist(),
+            "time": time.tolist(),
+            "part": ["train"] * 3 + ["test"] * 3,
+            "label": [0, 1, 1, 0, 1, 0],
+        },
+        schema_overrides={"part": PART_TYPE},
+    )
+    task = DownstreamTask(name="toy", kind="binary", queries=queries, horizon=10)
+    encoder = UserBERTEncoder(tokenizer, UserBERT(tokenizer.sizes, channels=16, num_blocks=1))
+    words = sentences.words["long"]
+    late = replace(words, position=words.position + 1000)
+    wrong = replace(sentences, words={**sentences.words, "long": late})
+    with pytest.raises(ValueError, match="each position of 'long' words must lie in"):
+        finetune(encoder, task, wrong)
+
+
+def test_strings_name_users_too():
+    task, sentences, _ = toy_task()
+    named = task.queries.with_columns(pl.format("u{}", pl.col("user_id")).alias("user_id"))
+    config = replace(CONFIG, epochs=1, user_share=0.5)
+    result = finetune(small_bert(), replace(task, queries=named), sentences, config=config, fields=FIELDS)
+    assert result.queries["user_id"][0] == f"u{task.part('test')['user_id'][0]}"

@@ -1,5 +1,7 @@
 """The Meta-Profile Network: its parts, and a toy that meta-training solves without a gradient step."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
@@ -246,10 +248,9 @@ def test_labels_of_several_tasks_stand_beside_the_queries():
     assert task_label_matrix([first], queries, "test").nan_to_num(-1).tolist() == [[-1], [1], [-1], [-1]]
     with pytest.raises(ValueError, match="no task to take labels of"):
         task_label_matrix([], queries)
+    sets = first.queries.with_columns(label=pl.concat_list(pl.lit("a")))
     with pytest.raises(ValueError, match="task 'first' has labels of kind 'set', this needs binary ones"):
-        task_label_matrix(
-            [DownstreamTask(name="first", kind="set", queries=first.queries, horizon=1)], queries
-        )
+        task_label_matrix([replace(first, kind="set", queries=sets)], queries)
     with pytest.raises(ValueError, match="'second' has no test queries"):
         task_label_matrix([second], queries, "test")
 

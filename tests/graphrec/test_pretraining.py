@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from graphrec.training.masked_words import MaskedWordModel, mask_words
 from graphrec.training.pretraining import (
     PretrainingConfig,
     load_encoder,
+    load_node_encoder,
     masked_word_loss,
     pretrain,
     save_encoder,
@@ -222,6 +224,68 @@ def test_what_cannot_be_trained_on_is_told():
     for wrong in ({"chosen_share": 1.5}, {"zeroed_share": -0.1}, {"num_sampled": 0}):
         with pytest.raises(ValueError, match=f"PretrainingConfig.{next(iter(wrong))} must be"):
             PretrainingConfig(**wrong)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(tmp_path):
+    path, query_time = tmp_path / "run.pt", torch.arange(30) % 10
+
+    def run(config=CONFIG, counts=COUNTS):
+        model = small_model(SIZES)
+        pretrain(model, random_sentences(counts), query_time, fit_until=10, config=config, checkpoint=path)
+
+    run()
+    for name, value, before in (
+        ("learning_rate", 0.5, 0.01),
+        ("random_seed", 9, 0),
+        ("num_sampled", 3, 4),
+        ("chosen_share", 0.5, 0.15),
+        ("epochs", 3, 2),
+    ):
+        with pytest.raises(
+            ValueError, match=f"run: config.{name} is {value}, the checkpoint has {before}. Give this run"
+        ):
+            run(replace(CONFIG, **{name: value}))
+    with pytest.raises(ValueError, match="run: sentences is "):
+        run(counts=[*COUNTS[1:], COUNTS[0]])
+    save_encoder(path, small_model(SIZES).encoder)
+    with pytest.raises(ValueError, match="not a checkpoint of a training: it holds"):
+        run()
+
+
+def test_a_short_run_that_diverges_is_told_and_saved_nowhere(tmp_path):
+    path = tmp_path / "run.pt"
+    config = replace(CONFIG, learning_rate=1e30, decay=False)
+    with pytest.raises(ValueError, match=r"the loss is nan after|is not finite after the last step"):
+        pretrain(
+            small_model(SIZES),
+            random_sentences(COUNTS),
+            torch.arange(30) % 10,
+            fit_until=10,
+            config=config,
+            checkpoint=path,
+        )
+    assert not path.exists()
+
+
+def test_new_output_layers_on_a_trained_encoder_start_from_counts(undisturbed):
+    query_time, config = torch.arange(30) % 10, replace(CONFIG, epochs=0)
+    biases = []
+    for encoder in (small_model(SIZES).encoder, deepcopy(undisturbed[0].encoder)):
+        model = MaskedWordModel(encoder)
+        pretrain(model, random_sentences(COUNTS), query_time, fit_until=10, config=config)
+        biases.append(torch.cat([head.bias for head in model.modules_of_heads()]))
+    assert torch.equal(biases[0], biases[1])
+    assert bool(biases[0].any())
+
+
+def test_a_file_of_something_else_is_no_encoder(tmp_path, undisturbed):
+    path = tmp_path / "run.pt"
+    fit(path)
+    with pytest.raises(ValueError, match=r"run\.pt is not an encoder's file"):
+        load_encoder(path, label_start=10)
+    save_encoder(path, undisturbed[0].encoder)
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_node_encoder(path, label_start=10)
 
 
 def test_mixed_precision_is_close():

@@ -68,3 +68,9 @@ def test_no_label_no_loss():
     nothing = BinaryLabels(name="toy", value=torch.tensor([torch.nan]))
     assert nothing.loss(torch.ones(1, 1)).item() == 0.0
     assert sets().take(torch.tensor([2])).loss(torch.ones(1, 2)).item() == 0.0
+
+
+def test_a_category_counts_once_in_its_set():
+    labels = labels_of(task_of([["a", "b", "a"], ["b"], ["a", "a"]], "set"))
+    assert labels.ptr.tolist() == [0, 2, 3, 4]
+    assert labels.code.tolist() == [0, 1, 1, 0]

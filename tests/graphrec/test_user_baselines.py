@@ -120,6 +120,17 @@ def test_a_prediction_does_not_depend_on_who_else_is_asked_for():
     )
 
 
+def test_labels_other_than_0_and_1_are_refused():
+    label = torch.zeros(len(SENTENCES))
+    for model in (TfidfLogistic([{"long": 0}], [FIRST + 8]), AggregateTrees(TOY_SIZES)):
+        with pytest.raises(ValueError, match=r"label must be 0 or 1, got .*7\.0.* in row 0"):
+            model.fit(SENTENCES, label + 7)
+        with pytest.raises(ValueError, match=r"must be 0 or 1, got .*yes.* in row 0"):
+            model.fit(SENTENCES, ["yes"] * len(SENTENCES))
+        with pytest.raises(ValueError, match="one label: "):
+            model.fit(SENTENCES, label[1:])
+
+
 def test_refuses_wrong_options_and_predictions_before_a_fit():
     with pytest.raises(ValueError, match="fit the regression before"):
         TfidfLogistic([{"long": 0}], [5]).predict(SENTENCES)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
+from torch import nn
 
 from graph_builders import EventSchema, build_behavior_graph, read_events
 from graph_builders.behavior_graph import Relation
@@ -13,10 +14,17 @@ from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.sentence_batches import concatenate_sentences, take_sentences
 from graphrec.encoders.userbert import UserBERT
 from graphrec.encoders.userbert_encoder import UserBERTEncoder, read_sentences
-from graphrec.encoders.vocabulary import fit_profile, fit_vocabularies
+from graphrec.encoders.vocabulary import AttributeVocabularies, fit_profile, fit_vocabularies
+from graphrec.training.loop import OptimizerConfig, train
 from graphrec.training.masked_words import MaskedWordModel
-from graphrec.training.pretraining import PretrainingConfig, load_encoder, pretrain, save_encoder
-from tests.graphrec.toy_sentences import random_sentences
+from graphrec.training.pretraining import (
+    PretrainingConfig,
+    load_encoder,
+    load_node_encoder,
+    pretrain,
+    save_encoder,
+)
+from tests.graphrec.toy_sentences import SIZES, random_sentences
 
 DAY = 86_400
 BUY, VIEW = (Relation("shop", name).reverse_edge_type for name in ("buy", "view"))
@@ -130,6 +138,97 @@ def test_a_tokenizer_and_a_model_must_belong_together(done):
     for kinds in (shorter, dict(reversed(KINDS.items()))):
         with pytest.raises(ValueError, match="take the tokenizer that the model was made for"):
             UserBERTEncoder(replace(encoder.tokenizer, kinds=kinds), encoder.bert)
+
+
+def other_words(vocabularies):
+    """The same number of stores, in another order."""
+    state = vocabularies.state()
+    state["fields"]["store"]["words"].reverse()
+    return AttributeVocabularies.from_state(state)
+
+
+def test_a_tokenizer_of_other_words_is_refused_though_as_many(done, tmp_path):
+    encoder, _ = done
+    tokenizer = encoder.tokenizer
+    turned = {**KINDS, "short": short_words([VIEW, BUY], fields=["genre"])}
+    others = {
+        "words": replace(tokenizer, vocabularies=other_words(tokenizer.vocabularies)),
+        "edge types": replace(tokenizer, kinds=turned),
+        "zone": replace(tokenizer, time_zone="America/Chicago"),
+        "limit": replace(tokenizer, kinds={k: replace(v, max_words=9) for k, v in KINDS.items()}),
+    }
+    save_encoder(tmp_path / "bert.pt", encoder.bert)
+    loaded = load_encoder(tmp_path / "bert.pt", label_start=FIT_UNTIL)
+    assert loaded.sizes.made_by == tokenizer.facts
+    for other in others.values():
+        assert other.sizes == tokenizer.sizes
+        for bert in (encoder.bert, loaded):
+            with pytest.raises(ValueError, match="others than those that the model was made for"):
+                UserBERTEncoder(other, bert)
+        with pytest.raises(ValueError, match="others than those that the model was made for"):
+            save_encoder(tmp_path / "both.pt", encoder.bert, other)
+    assert not (tmp_path / "both.pt").exists()
+    later = AttributeVocabularies.from_state({**tokenizer.vocabularies.state(), "fit_until": FIT_UNTIL + 1})
+    UserBERTEncoder(replace(tokenizer, vocabularies=later), encoder.bert)  # the same codes
+    bert = UserBERT(replace(tokenizer, vocabularies=later).sizes, channels=16)
+    with pytest.raises(ValueError, match=f"vocabularies were fitted on data until {FIT_UNTIL + 1}, labels"):
+        bert.check_before(FIT_UNTIL)
+
+
+def test_one_file_holds_the_encoder_and_its_tokenizer(done, tmp_path):
+    encoder, reader = done
+    queries = [0, 1, 5], [41 * DAY, 45 * DAY, 1]
+    save_encoder(tmp_path / "both.pt", encoder.bert, encoder.tokenizer)
+    again = load_node_encoder(tmp_path / "both.pt", label_start=FIT_UNTIL)
+    assert again.tokenizer.fingerprint == encoder.tokenizer.fingerprint
+    assert again.tokenizer.kinds == encoder.tokenizer.kinds
+    own = InputReader(reader.graph, "user", again.requests, fields=again.fields)
+    assert torch.equal(vectors(again, own, *queries), vectors(encoder.eval(), reader, *queries))
+    with pytest.raises(ValueError, match=f"until {FIT_UNTIL}, labels begin at {FIT_UNTIL - 1}"):
+        load_node_encoder(tmp_path / "both.pt", label_start=FIT_UNTIL - 1)
+    state = encoder.tokenizer.state()
+    with pytest.raises(ValueError, match="fit and pre-train again"):
+        SentenceTokenizer.from_state({**state, "session_gap": 60})
+
+
+def test_an_encoder_that_learns_inside_a_click_model_moves_its_time():
+    bert = UserBERT(SIZES, channels=16, num_blocks=1, num_heads=2)
+    frozen = UserBERT(SIZES, channels=16, num_blocks=1, num_heads=2).requires_grad_(False)
+    frozen.fit_until = 5
+    model = nn.ModuleList([bert, frozen])
+    config = OptimizerConfig(epochs=0)
+    options = {"num_batches": 1, "config": config, "device": torch.device("cpu")}
+    train(model, lambda epoch, start: [], **options)
+    assert bert.fit_until is None
+    train(model, lambda epoch, start: [], fit_until=70, **options)
+    assert (bert.fit_until, frozen.fit_until) == (70, 5)
+    with pytest.raises(ValueError, match="until 70, labels begin at 60"):
+        bert.check_before(60)
+    train(model, lambda epoch, start: [], fit_until=30, **options)
+    assert bert.fit_until == 70
+
+
+def test_query_times_in_another_unit_are_refused():
+    start = 1_700_000_000
+    events = pl.DataFrame(
+        {"user_id": [0, 1, 0, 1], "item_id": [0, 1, 1, 0], "time": [start + i * 3600 for i in range(4)]}
+    )
+    graph = build_behavior_graph(read_events(events, schema=EventSchema(default_behavior="buy")))
+    edges = [one for one in graph.edge_types if one[2] == "user"]
+    kinds = {"short": short_words(edges)}
+    vocabularies = fit_vocabularies(graph, [kinds["short"].request], fit_until=start + DAY)
+    tokenizer = SentenceTokenizer(kinds=kinds, vocabularies=vocabularies, time_zone="UTC")
+    reader = InputReader(graph, "user", tokenizer.requests)
+
+    def words(time):
+        node, times = torch.tensor([0, 1]), torch.tensor([start, time])
+        return read_sentences(reader, tokenizer, node, times).words["short"].num_words
+
+    units = reader.units_per_second
+    assert words((start + DAY) * units) > 0
+    assert words((start + 20 * 365 * DAY) * units) == 0  # late, but in the unit
+    with pytest.raises(ValueError, match="multiply or divide the query times by 1,000"):
+        words((start + DAY) * units * 1000)
 
 
 def test_parts_make_the_whole():
