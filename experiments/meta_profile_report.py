@@ -55,7 +55,14 @@ def meta_profile_section(results: Path, data: str) -> str:
     )
     if not rows:
         return "Nothing has been run yet."
-    found = [f"**{rows[0]['title']}**", ""]
+    folds = ", ".join(str(fold) for fold in rows[0]["folds"])
+    found = [
+        f"**{rows[0]['title']}**",
+        "",
+        f"Test customers of folds {folds} (of {rows[0]['num_folds']}). A seed counts where all of these are "
+        "finished.",
+        "",
+    ]
     for experiment, section in (("ood", _unseen), ("masking", _masking), ("imbalance", _imbalance)):
         of_one = [[one for one in lines if one["experiment"] == experiment] for lines in (figures, tests)]
         counts = [line for line in levels if line["experiment"] == experiment]
@@ -142,7 +149,8 @@ def _masking(figures: Lines, tests: Lines, counts: Lines) -> list[str]:
         f"Of each class so large a share is kept, but never below {LEAST_POSITIVES}: the floor holds the "
         f"positives at {words}. A mean over the targets, then over the seeds."
     )
-    return [*found, "", *_levels(figures, tests, counts, {level: f"{level:.1%}" for level in MASKING})]
+    found += ["", _picture(figures), ""]
+    return [*found, *_levels(figures, tests, counts, {level: f"{level:.1%}" for level in MASKING})]
 
 
 def _imbalance(figures: Lines, tests: Lines, counts: Lines) -> list[str]:
@@ -152,6 +160,8 @@ def _imbalance(figures: Lines, tests: Lines, counts: Lines) -> list[str]:
     found += [
         "Positives over negatives in training; the test is always the same. The figure is AUPR, and in "
         "brackets the mean with that of the ratio before (a moving average over two).",
+        "",
+        _picture(figures),
         "",
     ]
     return [*found, *_levels(figures, tests, counts, {level: f"1 : {1 / level:.0f}" for level in IMBALANCE})]
@@ -188,6 +198,12 @@ def _levels(figures: Lines, tests: Lines, counts: Lines, names: Mapping[float, s
             found.append(f"| {name} | {' / '.join(labels)} | {' | '.join(cells)} | {difference_cell(lead)} |")
         found.append("")
     return found[:-1]
+
+
+def _picture(figures: Lines) -> str:
+    """Return the link to the curves that :func:`draw_curves` draws of the same lines."""
+    experiment, data = figures[0]["experiment"], figures[0]["data"]
+    return f"![Curves: {experiment}](meta_profile_{experiment}_{data}.svg)"
 
 
 _CLASSES = ("positives", "negatives")

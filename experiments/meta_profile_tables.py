@@ -382,6 +382,7 @@ class MetaProfileTables:
         common = {
             "title": self.data.title,
             "folds": list(self.folds),
+            "num_folds": self.config.tasks.num_folds,
             "tuned": list(self.parts.tuned_targets),
             "curves": list(self.parts.curve_targets),
             "network": asdict(self.config.network),
