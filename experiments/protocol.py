@@ -34,6 +34,7 @@ from experiments.user_encoders import encoded_users, trained_userbert
 from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.events import EventLog
 from graphrec.encoders.base import NodeEncoder
+from graphrec.encoders.fit_until import move_trained_encoders
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, AutoIntRanker, DeepFMRanker, DINRanker, FMRanker, NFMRanker
 from graphrec.models.inputs import ClickBatch
@@ -234,6 +235,8 @@ class NeuralOnDay:
             )
             if kept is not None:
                 kept.unlink(missing_ok=True)
+        if len(rows):  # encoders inside have learned from these labels
+            move_trained_encoders(self.model, int(data.impressions.time[rows].max()) + 1)
         self.updated = UpdatedModels(self.model, self.updates, device=self.device)
         self.timings.training += time.perf_counter() - began
 

@@ -39,7 +39,7 @@ def complete_journey_fold(
         fold: whose households are the test's.
         num_folds: of the households.
         validation_share: of the households, expected.
-        shared_times: see ``FoldSplit``.
+        shared_times: see ``UserTimeSplit``.
         random_seed: of the draw of households.
 
     """

@@ -161,6 +161,7 @@ def targeting_tasks(
                 f"Positives buy from {category!r} for the first time in the log within {horizon_days} days; "
                 f"{num_negatives} negatives for each, of the same query time and part, seed {random_seed}.",
             ),
+            shared_times=split.shared_times,
         )
         for category in chosen
     )
@@ -215,6 +216,7 @@ def attribute_tasks(
                     f"{values.height} of {first_any.height} households have the label, "
                     f"{int(values.select(label.sum()).item())} of them a positive one.",
                 ),
+                shared_times=split.shared_times,
             )
         )
     return tuple(tasks)
@@ -272,6 +274,7 @@ def next_genre_task(
             f"{asked.height - labelled.height} of {asked.height} queries are left out: no basket with a "
             f"category within {horizon_days} days.",
         ),
+        shared_times=split.shared_times,
     )
 
 

@@ -64,8 +64,11 @@ def usage_tasks(
         .sort("time", "user_id")
     )
     baskets = lines.group_by("user_id", "time").agg(pl.col("sales_value", "coupon_disc").sum())
+    # sums in an order of their own differ in the last digit, which would decide at the median: to the cent
     sums = _in_window(asked, baskets, horizon).agg(
-        baskets=pl.len(), spend=pl.col("sales_value").sum(), coupons=pl.col("coupon_disc").sum()
+        baskets=pl.len(),
+        spend=pl.col("sales_value").sum().round(2),
+        coupons=pl.col("coupon_disc").sum().round(2),
     )
     amounts = asked.join(sums, on=["user_id", "time"], how="left", maintain_order="left").fill_null(0)
     training = amounts.filter(pl.col("part") == "train")
@@ -77,7 +80,7 @@ def usage_tasks(
         above = training.select(pl.col(name).median()).item() if name != "coupons" else 0.0
         label = amounts.with_columns(label=pl.col(name) > above)
         note = f"Positives have more than {above:g}."
-        tasks.append(_task(f"usage: {name}", label, horizon, (*notes, note)))
+        tasks.append(_task(f"usage: {name}", label, horizon, (*notes, note), split))
     bought = lines.select("user_id", "time", "department").drop_nulls().unique()
     found = (
         _in_window(asked, bought, horizon, "department")
@@ -93,6 +96,7 @@ def usage_tasks(
                 label.with_columns(pl.col("label").fill_null(False)),
                 horizon,
                 (*notes, f"Positives buy from {department!r}."),
+                split,
             )
         )
     return tuple(tasks)
@@ -124,7 +128,9 @@ def _departments(found: pl.DataFrame, training: pl.DataFrame, num_departments: i
     return counts["department"].head(num_departments).to_list()
 
 
-def _task(name: str, labelled: pl.DataFrame, horizon: int, notes: tuple[str, ...]) -> DownstreamTask:
+def _task(
+    name: str, labelled: pl.DataFrame, horizon: int, notes: tuple[str, ...], split: UserTimeSplit
+) -> DownstreamTask:
     queries = labelled.select(
         "user_id",
         "time",
@@ -132,4 +138,11 @@ def _task(name: str, labelled: pl.DataFrame, horizon: int, notes: tuple[str, ...
         pl.col("label").cast(pl.Float32),
         pl.lit(None, pl.Int64).alias("label_time"),
     )
-    return DownstreamTask(name=name, kind="binary", queries=queries, horizon=horizon, notes=notes)
+    return DownstreamTask(
+        name=name,
+        kind="binary",
+        queries=queries,
+        horizon=horizon,
+        notes=notes,
+        shared_times=split.shared_times,
+    )

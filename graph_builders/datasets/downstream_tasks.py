@@ -38,6 +38,9 @@ class UserTimeSplit:
         validation_share: of the users, expected.
         test_share: of the users, expected.
         random_seed: of the draw.
+        shared_times: whether training and validation users are asked at the test's times too, as a split by
+            users alone has it. Their labels then reach into the time of the test queries: what is fitted
+            knows what the season brings.
 
     """
 
@@ -47,6 +50,7 @@ class UserTimeSplit:
     validation_share: float = 0.1
     test_share: float = 0.2
     random_seed: int = 0
+    shared_times: bool = False
 
     def __post_init__(self) -> None:
         if not self.start < self.test_start < self.end:
@@ -59,6 +63,8 @@ class UserTimeSplit:
 
     def window(self, part: Part) -> tuple[int, int]:
         """Return the bounds, half-open, within which the part's label windows lie."""
+        if self.shared_times:
+            return self.start, self.end
         return (self.test_start, self.end) if part == "test" else (self.start, self.test_start)
 
     def user_parts(self, user_id: pl.Series) -> pl.DataFrame:
@@ -150,11 +156,12 @@ class DownstreamTask:
         horizon: a label lies in ``[time, time + horizon)``; 0 where labels have no time.
         forbidden_fields: fields of users that may be no input, since they are the label or tell it.
         notes: what was left out, counted or chosen: print it beside results.
+        shared_times: as its split has it: labels of training may reach past the first test query.
 
     Raises:
         ValueError: an unknown kind, a negative horizon, a column that is missing or of a wrong type, a label
             that is none of the kind's, a user and time twice, a user in two parts, or a label window of
-            training or validation that reaches past the first test query.
+            training or validation that reaches past the first test query without ``shared_times``.
 
     """
 
@@ -164,6 +171,7 @@ class DownstreamTask:
     horizon: int
     forbidden_fields: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    shared_times: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -244,13 +252,14 @@ class DownstreamTask:
             )
         start = self.label_start.get("test")
         early = self.queries.filter(pl.col("part") != pl.lit("test", PART_TYPE))
-        if start is None or early.is_empty():
+        if start is None or early.is_empty() or self.shared_times:
             return
         late = early.filter(pl.col("time") + self.horizon > start)
         if late.height:
             raise ValueError(
                 f"{late.height} label windows of training and validation queries of {self._who} reach past "
-                f"the first test query, at {start}: leave these queries out (UserTimeSplit.query_frame does)"
+                f"the first test query, at {start}: leave these queries out (UserTimeSplit.query_frame does), "
+                "or say shared_times=True"
             )
 
     @property

@@ -11,7 +11,7 @@ from datetime import timedelta
 import polars as pl
 import torch
 
-from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask, Part, UserTimeSplit
+from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask, UserTimeSplit
 from graph_builders.option_checks import check_whole_numbers
 from samplers.random_numbers import keyed_uniform
 
@@ -25,15 +25,11 @@ class FoldSplit(UserTimeSplit):
     Attributes:
         num_folds: a user is a test user with probability 1 / ``num_folds``; ``test_share`` is set to it.
         fold: which one, from 0.
-        shared_times: whether training users are asked at the test's times too, as a split by users alone
-            has it. Their labels then reach into the time of the test queries: what is fitted knows what
-            the season brings. By default it does not, as in ``UserTimeSplit``.
 
     """
 
     num_folds: int = 5
     fold: int = 0
-    shared_times: bool = False
 
     def __post_init__(self) -> None:
         check_whole_numbers(self, num_folds=2, fold=0)
@@ -41,10 +37,6 @@ class FoldSplit(UserTimeSplit):
             raise ValueError(f"fold must be below num_folds={self.num_folds}, got {self.fold}")
         object.__setattr__(self, "test_share", 1 / self.num_folds)
         super().__post_init__()
-
-    def window(self, part: Part) -> tuple[int, int]:
-        """Return the bounds, half-open, within which the part's label windows lie."""
-        return (self.start, self.end) if self.shared_times else super().window(part)
 
     def user_parts(self, user_id: pl.Series) -> pl.DataFrame:
         """Return each distinct user of ``user_id`` (whole numbers) and ``part``, by user."""
@@ -155,6 +147,7 @@ def first_purchase_tasks(
                     f"{positives.height} of {queries.height} queries are positive, of "
                     f"{positives['user_id'].n_unique()} users.",
                 ),
+                shared_times=split.shared_times,
             )
         )
     return tuple(tasks)

@@ -40,7 +40,7 @@ def online_retail_fold(
         fold: whose customers are the test's.
         num_folds: of the customers.
         validation_share: of the customers, expected.
-        shared_times: see ``FoldSplit``.
+        shared_times: see ``UserTimeSplit``.
         random_seed: of the draw of customers.
 
     """
@@ -135,7 +135,7 @@ def online_retail_usage_tasks(
         asked,
         events,
         horizon,
-        spend=pl.col("amount").filter(pl.col("behavior") == "purchase").sum(),
+        spend=pl.col("amount").filter(pl.col("behavior") == "purchase").sum().round(2),
         returns=(pl.col("behavior") == "return").sum(),
         purchases=(pl.col("behavior") == "purchase").sum(),
     )
@@ -161,6 +161,7 @@ def online_retail_usage_tasks(
             ),
             horizon=horizon,
             notes=(note, what),
+            shared_times=split.shared_times,
         )
         for name, frame, label, what in found
     )

@@ -86,6 +86,7 @@ def category_preference_tasks(
                     f"Positives have an event in {category!r} within {horizon} units of time from the query "
                     "on; users without an event before it are not asked.",
                 ),
+                shared_times=split.shared_times,
             )
         )
     return tuple(tasks)

@@ -141,6 +141,20 @@ def test_what_is_no_task_is_refused():
         made(queries.reverse()).check_before(156)
 
 
+def test_shared_times_ask_training_users_at_the_tests_times_too():
+    split = UserTimeSplit(start=0, test_start=20, end=40, test_share=0.5, shared_times=True)
+    times = pl.Series("time", range(0, 40, 5), dtype=pl.Int64)
+    queries = split.query_frame(pl.Series("user_id", range(30)), times, 10)
+    assert sorted(queries["time"].unique()) == [0, 5, 10, 15, 20, 25, 30]
+    by_part = queries.group_by("part").agg(pl.col("time").n_unique())
+    assert by_part["time"].to_list() == [7] * by_part.height
+    labelled = queries.with_columns(label=pl.lit(1.0))
+    with pytest.raises(ValueError, match="or say shared_times=True"):
+        DownstreamTask(name="toy", kind="binary", queries=labelled, horizon=10)
+    task = DownstreamTask(name="toy", kind="binary", queries=labelled, horizon=10, shared_times=True)
+    assert task.label_start["test"] == task.label_start["train"] == 0
+
+
 def test_strings_name_users_too():
     drawn = parts(SPLIT, pl.Series(["u1", "u0", "u1", "ü"]))
     assert set(drawn) == {"u0", "u1", "ü"}
