@@ -258,7 +258,7 @@ class DownstreamTask:
         if late.height:
             raise ValueError(
                 f"{late.height} label windows of training and validation queries of {self._who} reach past "
-                f"the first test query, at {start}: leave these queries out (UserTimeSplit.query_frame does), "
+                f"the first test query, at {start}: leave these out (UserTimeSplit.query_frame does), "
                 "or say shared_times=True"
             )
 
