@@ -452,7 +452,10 @@ def frame(user, values, label=None):
 
 
 def family_of(*names, kind="binary"):
-    queries = pl.DataFrame({"user_id": [1], "time": [0]})
+    label = pl.Series("label", [1.0] if kind == "binary" else [["a"]])
+    queries = pl.DataFrame(
+        {"user_id": [1], "time": [0], "part": ["test"], "label": label}, schema_overrides={"part": PART_TYPE}
+    )
     return TaskFamily(
         name="some",
         tasks=tuple(DownstreamTask(name=n, kind=kind, queries=queries, horizon=0) for n in names),
