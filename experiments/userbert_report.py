@@ -176,13 +176,17 @@ def draw_ablations(results: Path, data: str, path: Path) -> bool:
     panels = figure.subplots(len(drawn), len(families), squeeze=False)
     for panels_of_row, (title, names) in zip(panels, drawn, strict=True):
         for axes, family in zip(panels_of_row, families, strict=True):
-            for method, label in names.items():
+            shown = {name: label for name, label in names.items() if (name, family) in curves}
+            if not shown:
+                axes.set_axis_off()
+                continue
+            for method, label in shown.items():
                 values = np.array(curves[method, family]["values"])
                 epochs, mean = 1 + np.arange(values.shape[1]), values.mean(axis=0)
                 (line,) = axes.plot(epochs, mean, marker="o", markersize=3, label=label)
                 spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
                 axes.fill_between(epochs, mean - spread, mean + spread, color=line.get_color(), alpha=0.15)
-            metric = METRICS[curves[next(iter(names)), family]["metric"]]
+            metric = METRICS[curves[next(iter(shown)), family]["metric"]]
             axes.set(xlabel="epoch of fine-tuning", ylabel=f"{metric}, {family}", title=title)
             axes.grid(alpha=0.3)
             axes.legend(frameon=False, fontsize="small")
@@ -198,8 +202,8 @@ def draw_sentence(data: UserBERTData, task: DownstreamTask, encoder: UserBERT, p
     """Draw how much the first token gathers from each word of one test user.
 
     The weights are those of the last block, a mean over its heads: that block makes the user's vector. The
-    query is the first of the test with about 30 words, which fit on a page. The most attended words are
-    written out by their rarest values.
+    query is the first of the test with about 30 words, which fit on a page, and two of each kind, if there
+    is one. The most attended words are written out by their rarest values.
 
     Args:
         data: words and vocabularies.
@@ -212,8 +216,9 @@ def draw_sentence(data: UserBERTData, task: DownstreamTask, encoder: UserBERT, p
 
     queries = task.part("test").head(500)
     sentences = data.sentences(queries, "words")
-    length = sentence_length(sentences)
-    place = int((length - 30).abs().argmin())
+    fewest = torch.stack([words.ptr.diff() for words in sentences.words.values()]).amin(dim=0)
+    far = (sentence_length(sentences) - 30).abs()
+    place = int((far + 1000 * (fewest < 2)).argmin())
     chosen = take_sentences(sentences, torch.tensor([place]))
     weights, layout = encoder.attention(chosen)
     of_first = weights[-1, 0, :, 0].mean(dim=0)
@@ -224,7 +229,8 @@ def draw_sentence(data: UserBERTData, task: DownstreamTask, encoder: UserBERT, p
         weight = of_first[layout.slot[kind]].numpy()
         where = begin + np.arange(len(weight))
         unit = data.tokenizers["words"].kinds[kind].position
-        axes.bar(where, weight, color=f"C{number}", label=f"{kind}-term words, at their {unit}")
+        if len(weight):
+            axes.bar(where, weight, color=f"C{number}", label=f"{kind}-term words, at their {unit}")
         ticks += [str(position) for position in words.position.tolist()]
         texts = _contents(data, kind, words)
         found += [

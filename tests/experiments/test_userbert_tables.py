@@ -23,7 +23,7 @@ from experiments.userbert_data import (
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_methods import METHODS, TrainingSettings, candidates, figures_of, method_named
 from experiments.userbert_parts import Part, UserBERTParts
-from experiments.userbert_report import update_userbert_page, userbert_section
+from experiments.userbert_report import draw_ablations, update_userbert_page, userbert_section
 from experiments.userbert_tables import DOCS, ROWS, UserBERTTableConfig, UserBERTTables, main
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from tests.experiments.kuairand_slice import sliced_log, write_slice
@@ -241,6 +241,24 @@ def test_pictures(finished):
     names = SIMPLE + TRAINED
     tables_in(finished.stored.parent, finished.data, names, replaced).run()
     assert (finished.docs / "userbert_words_complete_journey.svg").stat().st_size > 10_000
+
+
+def test_ablations_are_drawn_while_a_row_lacks_a_family(tmp_path):
+    lines = [
+        {"data": "toy", "family": family, "method": method, "metric": "auc", "values": [[0.5, 0.6]]}
+        for method, family in (
+            ("UserBERT", "targeting"),
+            ("UserBERT", "next genre"),
+            ("UserBERT, not pre-trained", "targeting"),
+            ("LSTM+MTL", "attributes"),
+        )
+    ]
+    path = tmp_path / "userbert_tables.curves.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert draw_ablations(tmp_path, "toy", tmp_path / "toy.svg")
+    drawn = (tmp_path / "toy.svg").read_text()
+    assert drawn.count('id="axes_') == 3  # that of the attributes is empty
+    assert drawn.count("epoch of fine-tuning") == 2
 
 
 def test_a_picture_needs_a_finished_test(shop, tmp_path):
