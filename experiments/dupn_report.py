@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.dupn import OUTPUT, dupn_benchmark_section
-from experiments.readme import put_between
+from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
 from experiments.task_report import METRICS, difference_cell, figure_cell
@@ -50,15 +50,11 @@ def update_dupn_page(results: Path, page: Path) -> None:
         ValueError: the page lacks a marker.
 
     """
-    text = page.read_text(encoding="utf-8")
-    for data in DATA:
-        text = put_between(text, data, dupn_section(results, data), page)
+    bodies = {data: dupn_section(results, data) for data in DATA}
     rows = read_lines(results / BENCHMARK)
     if rows:
-        text = put_between(text, "benchmark", dupn_benchmark_section(rows), page)
-    temporary = page.with_name(page.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(page)
+        bodies["benchmark"] = dupn_benchmark_section(rows)
+    put_sections({page: bodies})
 
 
 def dupn_section(results: Path, data: str) -> str:

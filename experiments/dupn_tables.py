@@ -5,7 +5,6 @@ goes seed by seed, and after each the tables are made anew from whatever is fini
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from experiments.dupn_report import draw_pictures, update_dupn_page
 from experiments.kept_parts import KeptPart, versions
 from experiments.results_table import read_lines, write_lines
 from experiments.resumable import run_resumable
+from experiments.step_clock import ProbeDoneError, StepClock
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_rows
 
 RESULTS = Path(__file__).parent / "results"
@@ -253,8 +253,8 @@ class DUPNTables:
         """Time some steps on the first task; kept for rows of the same parts."""
         key = (method.encoder, method.has_wide)
         if key not in self._seconds_a_query:
-            clock, task = _StepClock(), self.data.learned[0]
-            with suppress(_ProbeDoneError):
+            clock, task = StepClock(*PROBE_STEPS), self.data.learned[0]
+            with suppress(ProbeDoneError):
                 rate = self.config.networks.rates[0]
                 self.parts.run_variant(method, task, rate, TUNING_SEED, "validation", on_step=clock)
             self._seconds_a_query[key] = clock.seconds_a_step / self.config.networks.batch_size
@@ -503,25 +503,6 @@ def _values_by_task(part: KeptPart) -> dict[str, np.ndarray]:
 
 def _mean(values: Any) -> float:
     return round(float(np.mean(list(values))), 1)
-
-
-class _ProbeDoneError(Exception):
-    """Enough steps have been timed."""
-
-
-class _StepClock:
-    """Times some steps of a training, then ends it."""
-
-    def __init__(self) -> None:
-        self.start, self.first, self.seconds_a_step = time.process_time(), 0, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        if done <= PROBE_STEPS[0]:
-            self.start, self.first = time.process_time(), done
-            return
-        self.seconds_a_step = (time.process_time() - self.start) / (done - self.first)
-        if done >= min(PROBE_STEPS[1], total):
-            raise _ProbeDoneError
 
 
 def main(arguments: list[str]) -> int:

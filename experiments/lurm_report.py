@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from experiments.benchmarks.user_lives import OUTPUT, lives_section
-from experiments.readme import put_between
+from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
 from experiments.task_report import task_table
@@ -37,15 +37,11 @@ def update_lurm_page(results: Path, page: Path) -> None:
         ValueError: the page lacks a marker.
 
     """
-    text = page.read_text(encoding="utf-8")
-    for data in DATA_SETS:
-        text = put_between(text, data, lurm_section(results, data), page)
+    bodies = {data: lurm_section(results, data) for data in DATA_SETS}
     lives = read_lines(results / OUTPUT.name)
     if lives:
-        text = put_between(text, "lives", lives_section(lives), page)
-    temporary = page.with_name(page.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(page)
+        bodies["lives"] = lives_section(lives)
+    put_sections({page: bodies})
 
 
 def lurm_section(results: Path, data: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from experiments.benchmarks.heatmaps import OUTPUT, heatmaps_benchmark_section
 from experiments.meta_profile_data import MODALITY, ProfileData
 from experiments.meta_profile_methods import CANDIDATE, IMBALANCE, LEAST_POSITIVES, MASKING, METHODS, NORMAL
-from experiments.readme import put_between
+from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
 from experiments.task_report import METRICS, difference_cell, figure_cell, task_table
@@ -37,15 +37,11 @@ def update_meta_profile_page(results: Path, page: Path) -> None:
         ValueError: the page lacks a marker.
 
     """
-    text = page.read_text(encoding="utf-8")
-    for data in ("complete_journey", "online_retail"):
-        text = put_between(text, data, meta_profile_section(results, data), page)
+    bodies = {data: meta_profile_section(results, data) for data in ("complete_journey", "online_retail")}
     rows = read_lines(results / OUTPUT.name)
     if rows:
-        text = put_between(text, "benchmark", heatmaps_benchmark_section(rows), page)
-    temporary = page.with_name(page.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(page)
+        bodies["benchmark"] = heatmaps_benchmark_section(rows)
+    put_sections({page: bodies})
 
 
 def meta_profile_section(results: Path, data: str) -> str:

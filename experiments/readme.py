@@ -87,16 +87,7 @@ def update_pages(root: Path, results: Path, tables: dict[str, str]) -> None:
     benchmark = results / SERVING_BENCHMARK
     if benchmark.exists():
         add("docs/serving.md", "serving", serving_section(benchmark))
-    texts = {}
-    for path, named in bodies.items():
-        text = path.read_text(encoding="utf-8")
-        for name, body in named.items():
-            text = put_between(text, name, body, path)
-        texts[path] = text
-    for path, text in texts.items():  # nothing is written by halves
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+    put_sections(bodies)
 
 
 def benchmark_section(path: Path, rows: list[Row]) -> str:
@@ -174,6 +165,25 @@ def training_section(path: Path) -> str:
             *rows,
         ]
     )
+
+
+def put_sections(bodies: Mapping[Path, Mapping[str, str]]) -> None:
+    """Put bodies between the markers of pages, by page and marker; nothing is written by halves.
+
+    Raises:
+        ValueError: a page lacks a marker; no page has changed then.
+
+    """
+    texts = {}
+    for path, named in bodies.items():
+        text = path.read_text(encoding="utf-8")
+        for name, body in named.items():
+            text = put_between(text, name, body, path)
+        texts[path] = text
+    for path, text in texts.items():
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def put_between(text: str, name: str, body: str, page: Path) -> str:

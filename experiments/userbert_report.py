@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.userbert import OUTPUT, userbert_benchmark_section
-from experiments.readme import put_between
+from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
 from experiments.task_report import METRICS, task_table
@@ -64,15 +64,11 @@ def update_userbert_page(results: Path, page: Path) -> None:
         ValueError: the page lacks a marker.
 
     """
-    text = page.read_text(encoding="utf-8")
-    for data in ("complete_journey", "kuairand"):
-        text = put_between(text, data, userbert_section(results, data), page)
+    bodies = {data: userbert_section(results, data) for data in ("complete_journey", "kuairand")}
     rows = read_lines(results / BENCHMARK)
     if rows:
-        text = put_between(text, "benchmark", userbert_benchmark_section(rows), page)
-    temporary = page.with_name(page.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(page)
+        bodies["benchmark"] = userbert_benchmark_section(rows)
+    put_sections({page: bodies})
 
 
 def userbert_section(results: Path, data: str) -> str:

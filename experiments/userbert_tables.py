@@ -18,6 +18,7 @@ from typing import Any, Literal
 from experiments.kept_parts import versions
 from experiments.results_table import read_lines, write_lines
 from experiments.resumable import run_resumable
+from experiments.step_clock import ProbeDoneError, StepClock
 from experiments.userbert_data import DataSettings, TaskFamily, UserBERTData, complete_journey_data
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_kuairand import kuairand_data
@@ -123,7 +124,7 @@ class UserBERTTables:
         names = {family.name for family in self.data.families}
         self.all_methods = [method for method in methods if names & set(method.families)]
         self.methods = [m for m in self.all_methods if not config.rows or m.name in config.rows]
-        self._probes: dict[tuple[str, str, str], _StepClock] = {}
+        self._probes: dict[tuple[str, str, str], StepClock] = {}
 
     def run(self) -> None:
         """Do what the configuration says, printing a line for each finished part.
@@ -291,12 +292,12 @@ class UserBERTTables:
         scored = task.part("test" if part.stage == "test" else "validation").height
         return training.epochs * (task.part("train").height + SCORING_SHARE * scored) * a_query
 
-    def _probed(self, part: Part) -> "_StepClock":
+    def _probed(self, part: Part) -> StepClock:
         """Time some steps of a training; kept for parts of the same network and stage."""
         key = (part.method.encoder, part.method.form, part.stage)
         if key not in self._probes:
-            self._probes[key] = _StepClock()
-            with suppress(_ProbeDoneError):
+            self._probes[key] = StepClock(*PROBE_STEPS)
+            with suppress(ProbeDoneError):
                 if part.stage == "start":
                     whole = replace(part, method=replace(part.method, user_share=1.0))
                     self.parts.pretrain(whole, on_step=self._probes[key])
@@ -439,26 +440,6 @@ class UserBERTTables:
         path = (self.docs if shown else self.own_results) / f"userbert_words_{self.data.name}.svg"
         draw_sentence(self.data, self.parts.tasks[tests[0].task], self.parts.encoder_of(tests[0]), path)
         print(f"drawn: {path}")
-
-
-class _ProbeDoneError(Exception):
-    """Enough steps have been timed."""
-
-
-class _StepClock:
-    """Times some steps of a training, then ends it."""
-
-    def __init__(self) -> None:
-        self.start, self.first, self.seconds_a_step, self.num_steps = time.process_time(), 0, 0.0, 0
-
-    def __call__(self, done: int, total: int) -> None:
-        self.num_steps = total
-        if done <= PROBE_STEPS[0]:
-            self.start, self.first = time.process_time(), done
-            return
-        self.seconds_a_step = (time.process_time() - self.start) / (done - self.first)
-        if done >= min(PROBE_STEPS[1], total):
-            raise _ProbeDoneError
 
 
 def main(arguments: list[str]) -> int:
