@@ -90,6 +90,7 @@ class Method:
         name: as the table has it.
         encoder: of a network.
         properties_in: of DUPN: as ``DUPN`` has it.
+        query_in_output: of DUPN: as ``DUPN`` has it.
         has_wide: whether a wide part stands beside the head, or alone without an encoder.
         is_tower: whether the head is DSSM's; pairs alone.
         word2vec: whether items start from word2vec's vectors.
@@ -100,6 +101,7 @@ class Method:
     name: str
     encoder: Encoder = "dupn"
     properties_in: str = "both"
+    query_in_output: bool = False
     has_wide: bool = False
     is_tower: bool = False
     word2vec: bool = False
@@ -122,6 +124,7 @@ METHODS = (
     Method(name="DUPN bplstm", properties_in="lstm"),
     Method(name="DUPN bpatt", properties_in="attention"),
     Method(name="DUPN w2v", word2vec=True),
+    Method(name="DUPN, query to the heads", query_in_output=True),  # as the baselines have it
 )
 BASELINES = ("Wide", "Wide&Deep", "DSSM", "CNN-max", "boosted trees")
 
@@ -185,6 +188,7 @@ def _make_encoder(data: DUPNData, method: Method, settings: NetworkSettings) -> 
             query_channels=settings.query_channels,
             attention_channels=(width, width // 2),
             properties_in=method.properties_in,
+            query_in_output=method.query_in_output,
             dropout=settings.dropout,
         )
     widths = {

@@ -151,18 +151,32 @@ def compare_methods(
                     "lower": round(lower, 5),
                     "upper": round(upper, 5),
                     "p_value": p_value_of(value - other_value, drawn - other_drawn),
-                    "best_baseline": False,
                 }
             )
-        if found:
-            for line, p_value in zip(found, holm([one["p_value"] for one in found]), strict=True):
-                line["p_value"] = float(f"{line['p_value']:.3g}")
-                line["p_value_corrected"] = float(f"{p_value:.3g}")
-        rivals = [line for line in found if line["other"] in baselines]
+        lines += correct_tests(found, baselines)
+    return lines
+
+
+def correct_tests(tests: Sequence[Mapping[str, Any]], baselines: Sequence[str]) -> list[dict[str, Any]]:
+    """Correct p-values by Holm's method over the other methods of a figure, and mark its best baseline.
+
+    Args:
+        tests: lines of :func:`compare_methods`, corrected before or not; ``p_value`` is read.
+        baselines: as there.
+
+    """
+    found = [{**test, "best_baseline": False} for test in tests]
+    groups = dict[tuple[str, str], list[dict[str, Any]]]()
+    for line in found:
+        groups.setdefault((line["family"], line["figure"]), []).append(line)
+    for group in groups.values():
+        for line, p_value in zip(group, holm([one["p_value"] for one in group]), strict=True):
+            line["p_value"] = float(f"{line['p_value']:.3g}")
+            line["p_value_corrected"] = float(f"{p_value:.3g}")
+        rivals = [line for line in group if line["other"] in baselines]
         if rivals:
             min(rivals, key=lambda line: line["difference"])["best_baseline"] = True
-        lines += found
-    return lines
+    return found
 
 
 def _line(

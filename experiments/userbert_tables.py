@@ -23,8 +23,9 @@ from experiments.userbert_data import DataSettings, TaskFamily, UserBERTData, co
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_kuairand import kuairand_data
 from experiments.userbert_methods import CANDIDATE, METHODS, Method, TrainingSettings, method_named
-from experiments.userbert_parts import Part, UserBERTParts
+from experiments.userbert_parts import Chosen, Part, UserBERTParts
 from experiments.userbert_report import TABLES, draw_ablations, draw_sentence, update_userbert_page
+from experiments.userbert_stored import add_to_tables, stored_choice
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -56,6 +57,9 @@ class UserBERTTableConfig:
         replace_stored: put these tables in the place of the stored ones and of the page's, though they were
             made with other options of ``training`` or ``tasks`` than the defaults, or lack rows or seeds
             that are stored. Without it such tables go to the folder ``results`` beside the parts.
+        add_to_stored: take over what validation chose for the stored rows of the same data, and put this
+            run's rows and seeds beside the stored ones: so a row or seed can be added where the parts of the
+            others are not at hand. Differences from UserBERT are new only where all seeds of both are here.
         training: how networks are trained.
         tasks: what is asked of the data.
 
@@ -70,6 +74,7 @@ class UserBERTTableConfig:
     forecast: bool = False
     picture: bool = False
     replace_stored: bool = False
+    add_to_stored: bool = False
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tasks: DataSettings = field(default_factory=DataSettings)
 
@@ -80,6 +85,11 @@ class UserBERTTableConfig:
             raise ValueError("name at least one seed of each kind")
         if min(*self.seeds, *self.ablation_seeds) < 0:
             raise ValueError(f"seeds must be 0 or more, got {[*self.seeds, *self.ablation_seeds]}")
+        if self.add_to_stored and (self.replace_stored or not self.has_default_options):
+            raise ValueError(
+                "--add-to-stored adds to tables made with the default options: leave --replace-stored and "
+                "options of --training and --tasks out"
+            )
 
     @property
     def has_default_options(self) -> bool:
@@ -196,6 +206,8 @@ class UserBERTTables:
         found = list[Part]()
         tuned = self._tuned(method)
         for family in self.families_of(method):
+            if self._stored_choice(tuned, family) is not None:
+                continue
             for part in self.parts.tuning_parts(tuned, family):
                 found += [start for start in (self.parts.start_of(part),) if start is not None] + [part]
         start = self.parts.start_of(Part(stage="test", method=method, seed=seed))
@@ -205,7 +217,7 @@ class UserBERTTables:
         """Return a row's tests of a seed; those of a family whose setting is not chosen are left out."""
         found = []
         for family in self.families_of(method):
-            chosen = self.parts.choose(self._tuned(method), family)
+            chosen = self._choose(method, family)
             if chosen is not None:
                 found += [
                     Part(
@@ -219,6 +231,24 @@ class UserBERTTables:
                     for task in family.tasks
                 ]
         return found
+
+    def _choose(self, method: Method, family: TaskFamily) -> Chosen | None:
+        """Return what validation chose for a row, or for the row that it changes; None: nothing yet."""
+        tuned = self._tuned(method)
+        stored = self._stored_choice(tuned, family)
+        return self.parts.choose(tuned, family) if stored is None else stored
+
+    def _stored_choice(self, tuned: Method, family: TaskFamily) -> Chosen | None:
+        """Return the choice of a stored row where this run adds to the stored tables."""
+        if not self.config.add_to_stored:
+            return None
+        rows = self._stored_lines(".rows")
+        return stored_choice(rows, family.name, tuned.name, self.parts.fingerprint, self.config.training)
+
+    def _stored_lines(self, suffix: str) -> list[dict[str, Any]]:
+        """Return the stored lines of this data set."""
+        path = self.stored / f"userbert_tables{suffix}.jsonl"
+        return [line for line in read_lines(path) if line["data"] == self.data.name]
 
     def _tuned(self, method: Method) -> Method:
         """Return the row whose settings are chosen: the row itself, or the one that an ablation changes."""
@@ -328,13 +358,19 @@ class UserBERTTables:
                 tests += compare_rows(candidate[0], others, family, self._baselines())
         if not described:
             return None
-        results = self._folder_of(described)
+        tables = {"": figures, ".tests": tests, ".curves": curves, ".rows": described}
+        for name, lines in tables.items():
+            tables[name] = json.loads(json.dumps([{"data": self.data.name, **line} for line in lines]))
+        if self.config.add_to_stored:
+            stored = {name: self._stored_lines(name) for name in tables}
+            names = [method.name for method in self.all_methods]
+            tables = add_to_tables(stored, tables, names, self._baselines())
+        results = self._folder_of(tables[".rows"])
         results.mkdir(parents=True, exist_ok=True)
-        for name, lines in (("", figures), (".tests", tests), (".curves", curves), (".rows", described)):
+        for name, lines in tables.items():
             path = results / f"userbert_tables{name}.jsonl"
             kept = [line for line in read_lines(path) if line["data"] != self.data.name]
-            lines = [{"data": self.data.name, **line} for line in lines]
-            write_lines(path, json.loads(json.dumps([*kept, *lines])))
+            write_lines(path, [*kept, *lines])
         return results
 
     def _folder_of(self, described: Sequence[Mapping[str, Any]]) -> Path:
@@ -372,7 +408,7 @@ class UserBERTTables:
         """Return a row's finished tests of a family; seeds that lack a task are left out."""
         if family.name not in method.families:
             return None
-        chosen = self.parts.choose(self._tuned(method), family)
+        chosen = self._choose(method, family)
         if chosen is None:
             return None
         finished = []
@@ -395,7 +431,7 @@ class UserBERTTables:
     def _describe(self, row: RowScores, family: TaskFamily) -> dict[str, Any]:
         """Return what validation chose, what it cost, and what the figures were made from."""
         method = method_named(row.name, self.all_methods)
-        chosen = self.parts.choose(self._tuned(method), family)
+        chosen = self._choose(method, family)
         assert chosen is not None  # the row has been tested
         tuning = [] if method.of else self.parts.tuning_parts(method, family)
         tests = [

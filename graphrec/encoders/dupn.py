@@ -43,10 +43,12 @@ class DUPN(FittedUntil):
         attention_channels: hidden layers of the attention (paper: 128, 64).
         properties_in: where properties are read: "both", or for the paper's variants the "lstm" alone
             (bplstm), the "attention" alone (bpatt), "none" (nobp).
+        query_in_output: whether the query's vector stands in the representation too; in the paper it enters
+            the attention's weights alone, which tells the heads nothing of queries that matter by themselves.
         dropout: of the behaviours' vectors and of the representation.
 
     Attributes:
-        out_channels: size of the representation (paper: 256).
+        out_channels: size of the representation (paper: 256), with the query's where it stands in it.
         query_channels: size of the query's vector, of all fields together.
 
     """
@@ -64,6 +66,7 @@ class DUPN(FittedUntil):
         query_channels: int = 32,
         attention_channels: Sequence[int] = (128, 64),
         properties_in: str = "both",
+        query_in_output: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class DUPN(FittedUntil):
             )
         if not attention_channels:
             raise ValueError("the attention needs a hidden layer: attention_channels is empty")
-        self.sizes, self.out_channels = sizes, hidden_channels + user_channels
+        self.sizes, self.query_in_output = sizes, query_in_output
         self.in_lstm, self.in_attention = (properties_in in ("both", part) for part in ("lstm", "attention"))
         self.item = CodeVectors(sizes.item, _widths("item_channels", item_channels, sizes.item))
         width = _widths("property_channels", property_channels, sizes.properties)
@@ -85,6 +88,7 @@ class DUPN(FittedUntil):
         self.user = MappedCodes(CodeVectors(sizes.profile, [16] * len(sizes.profile)), user_channels)
         self.query_fields = CodeVectors(sizes.query, [query_channels] * len(sizes.query))
         self.query_channels = max(len(sizes.query), 1) * query_channels
+        self.out_channels = hidden_channels + user_channels + (self.query_channels if query_in_output else 0)
         self.no_query = nn.Parameter(torch.zeros(0 if sizes.query else query_channels))
         self.of_hidden = nn.Linear(hidden_channels, attention_channels[0])
         self.of_query_and_user = nn.Linear(
@@ -116,26 +120,31 @@ class DUPN(FittedUntil):
             ValueError: the sequences have other columns than ``sizes``.
 
         """
+        self.sizes.check(sequences)
+        if query is None:
+            query = self._query_of(sequences)
         hidden, weight, user = self._attend(sequences, query)
         # a sum over the steps; a row without any has weights of zero
         summed = torch.einsum("nl,nlc->nc", weight, hidden)
-        return self.dropout(torch.cat([summed, user], dim=1))
+        parts = [summed, user, query] if self.query_in_output else [summed, user]
+        return self.dropout(torch.cat(parts, dim=1))
 
     @torch.no_grad()
     def attention(self, sequences: BehaviorSequences) -> Float[Tensor, " num_behaviors"]:
         """Return the weight of each behaviour, to look at them; those of a query sum to one."""
-        _, weight, _ = self._attend(sequences, None)
+        self.sizes.check(sequences)
+        _, weight, _ = self._attend(sequences, self._query_of(sequences))
         return weight[padding_mask(sequences.ptr)]
 
+    def _query_of(self, sequences: BehaviorSequences) -> Float[Tensor, "N query_channels"]:
+        if self.sizes.query:
+            return self.query_fields(sequences.query)
+        return self.no_query.expand(len(sequences), -1)
+
     def _attend(
-        self, sequences: BehaviorSequences, query: Tensor | None
+        self, sequences: BehaviorSequences, query: Float[Tensor, "N query_channels"]
     ) -> tuple[Float[Tensor, "N L hidden"], Float[Tensor, "N L"], Float[Tensor, "N user"]]:
-        self.sizes.check(sequences)
         user = self.user(sequences.profile)
-        if query is None:
-            query = self.no_query.expand(len(sequences), -1)
-            if self.sizes.query:
-                query = self.query_fields(sequences.query)
         mask = padding_mask(sequences.ptr)
         item = padded(self.dropout(self.item(sequences.item)), mask)
         properties = item[..., :0]

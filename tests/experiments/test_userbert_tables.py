@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from experiments import userbert_kuairand, userbert_methods
-from experiments.task_figures import MEAN
+from experiments.results_table import write_lines
+from experiments.task_figures import MEAN, correct_tests
 from experiments.userbert_data import (
     ATTRIBUTES,
     NEXT_GENRE,
@@ -24,6 +25,7 @@ from experiments.userbert_figures import RowScores, compare_rows, curves_of, row
 from experiments.userbert_methods import METHODS, TrainingSettings, candidates, figures_of, method_named
 from experiments.userbert_parts import Part, UserBERTParts
 from experiments.userbert_report import draw_ablations, update_userbert_page, userbert_section
+from experiments.userbert_stored import add_to_tables
 from experiments.userbert_tables import DOCS, ROWS, UserBERTTableConfig, UserBERTTables, main
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from tests.experiments.kuairand_slice import sliced_log, write_slice
@@ -44,6 +46,7 @@ TASKS = DataSettings(
 )
 CONFIG = UserBERTTableConfig(training=TINY, tasks=TASKS, seeds=(0, 1), replace_stored=True)
 SIMPLE = ("popular genres", "own frequency, decayed", "TF-IDF + logistic regression")
+BASELINES = ("popular genres", "own frequency, decayed", "TF-IDF + logistic regression", "LSTM+MTL")
 TRAINED = ("LSTM+MTL", "UserBERT", "UserBERT, every action a word")
 
 
@@ -187,6 +190,60 @@ def test_rows_and_seeds_that_are_not_finished_here_are_not_taken_from_the_stored
     forced = replace(defaults, replace_stored=True)
     assert tables_in(tmp_path, shop, SIMPLE, forced).write_tables() == tmp_path / "results"
     assert {line["method"] for line in read(tmp_path / "results" / ROWS)} == set(SIMPLE)
+
+
+def test_a_row_and_a_seed_are_added_to_stored_tables_without_the_parts_of_the_others(
+    shop, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(UserBERTTableConfig, "has_default_options", True)
+    shutil.copytree(finished.stored, tmp_path / "results")
+    whole = {path.name: read(path) for path in finished.stored.glob("*.jsonl")}
+    actions, lstm = "UserBERT, every action a word", "LSTM+MTL"
+    for name, lines in whole.items():
+        kept = [line for line in lines if actions not in (line["method"], line.get("other"))]
+        for line in kept:
+            if line["method"] == lstm:
+                line["seeds"] = [0]
+                if "values" in line:
+                    line["values"] = line["values"][:1]
+        write_lines(tmp_path / "results" / name, kept)
+    before = {path.name: read(path) for path in finished.stored.glob("*.jsonl")}
+
+    def without_costs(lines):
+        return [{name: value for name, value in line.items() if name != "cpu_seconds"} for line in lines]
+
+    config = replace(CONFIG, replace_stored=False, add_to_stored=True, seeds=(1,), rows=(lstm, actions))
+    adding = tables_in(tmp_path, shop, SIMPLE + TRAINED, config)
+    adding.run()
+    # a tuning, or UserBERT itself, was not computed here
+    assert not [path.name for path in adding.parts.folder.glob("*.json") if path.name.startswith("tuning")]
+    assert not list(adding.parts.folder.glob("start-userbert--pre-training*.json"))
+    for name, lines in before.items():
+        found = read(tmp_path / "results" / name)
+        if ".tests" in name:  # a difference from UserBERT needs its scores, which are not here
+            assert found == correct_tests([line for line in lines if line["other"] != actions], BASELINES)
+        else:
+            assert without_costs(found) == without_costs(lines)
+    rows = {(row["family"], row["method"]): row for row in read(tmp_path / "results" / ROWS)}
+    stored = {(row["family"], row["method"]): row for row in before[ROWS]}
+    for key, row in rows.items():  # tuning was paid once
+        assert row["cpu_seconds"]["tuning"] == stored[key]["cpu_seconds"]["tuning"]
+    other = adding.stored / ROWS
+    write_lines(other, [{**row, "epoch": row["epoch"] + 1} for row in read(other) if row["method"] == lstm])
+    again = tables_in(tmp_path, shop, SIMPLE + TRAINED, replace(config, rows=(actions,)))
+    with pytest.raises(ValueError, match=r"another epoch: \d"):
+        add_to_tables(
+            {name: again._stored_lines(name) for name in ("", ".tests", ".curves", ".rows")},
+            {"": [], ".tests": [], ".curves": [], ".rows": [stored["targeting", lstm]]},
+            (),
+            (),
+        )
+
+
+def test_adding_to_stored_tables_needs_the_options_that_they_were_made_with():
+    for options in ({"training": TINY}, {"replace_stored": True}):
+        with pytest.raises(ValueError, match="leave --replace-stored and options of"):
+            UserBERTTableConfig(add_to_stored=True, **options)
 
 
 def test_a_stopped_run_goes_on_where_it_was(finished, shop, tmp_path, monkeypatch):

@@ -185,6 +185,20 @@ def test_formula_and_variants(properties_in):
     assert torch.equal(model(changed), out) == (properties_in == "none")
 
 
+def test_the_query_stands_in_the_representation_where_asked():
+    sizes = replace(SIZES, query=(4,))
+    given = replace(toy_sequences(), query=torch.tensor([[1], [2], [1]]))
+    model, without = small(sizes, query_in_output=True).eval(), small(sizes).eval()
+    without.load_state_dict(model.state_dict())  # it has no parameters of its own
+    out = model(given)
+    assert out.shape == (3, model.out_channels) == (3, without.out_channels + 2)
+    torch.testing.assert_close(out[:, :-2], without(given))
+    torch.testing.assert_close(out[:, -2:], model.query_fields(given.query))
+    own = torch.full((3, 2), 3.0)
+    assert torch.equal(model(given, own)[:, -2:], own)
+    assert torch.equal(small(SIZES, query_in_output=True)(toy_sequences())[0, -2:], torch.zeros(2))
+
+
 def test_rows_do_not_depend_on_the_batch():
     model = small(SIZES).eval()
     given = toy_sequences((2, 0, 4, 1))
