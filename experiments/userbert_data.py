@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from graph_builders.datasets.complete_journey_tasks import (
 from graph_builders.datasets.complete_journey_usage import usage_tasks
 from graph_builders.datasets.downstream_tasks import DownstreamTask, UserTimeSplit
 from graph_builders.datasets.tables import DatasetTables
+from graph_builders.option_checks import check_whole_numbers
 from graphrec.encoders.behavior_words import SentenceTokenizer, WordKind, long_words, short_words
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.sentences import UserSentences
@@ -61,6 +62,9 @@ class DataSettings:
     max_daily: int = 8000
     max_words: int = 128
     max_size: int = 5000
+
+    def __post_init__(self) -> None:
+        check_whole_numbers(self, **{option.name: 1 for option in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

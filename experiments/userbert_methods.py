@@ -1,5 +1,6 @@
 """The methods of UserBERT's tables: what each is, what validation chooses of it, and how it scores a task."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.userbert_data import ATTRIBUTES, NEXT_GENRE, TARGETING, Form, UserBERTData
 from graph_builders.datasets.downstream_tasks import PARTS, DownstreamTask, Part
-from graph_builders.option_checks import check_whole_numbers
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.encoders.sentence_batches import take_sentences
 from graphrec.encoders.sentences import UserSentences
 from graphrec.encoders.userbert import SentenceSizes, UserBERT
@@ -82,11 +83,17 @@ class TrainingSettings:
     mixed_precision: bool = True
 
     def __post_init__(self) -> None:
-        check_whole_numbers(
-            self, pretraining_epochs=1, pretraining_epochs_of_actions=1, task_epochs=1, epochs=1
-        )
-        if not self.rates:
-            raise ValueError("fine-tuning needs a rate to choose from: name one at least")
+        names = ["channels", "num_blocks", "num_heads", "attribute_channels", "batch_size"]
+        names += ["pretraining_epochs", "pretraining_epochs_of_actions", "task_epochs", "epochs"]
+        check_whole_numbers(self, **dict.fromkeys(names, 1))
+        check_numbers(self, ("pretraining_rate", "task_rate"), above=0)
+        check_choices(self)
+        if self.channels % self.num_heads:
+            raise ValueError(
+                f"channels must be a multiple of num_heads, got {self.channels} and {self.num_heads}"
+            )
+        if not self.rates or not all(math.isfinite(rate) and rate > 0 for rate in self.rates):
+            raise ValueError(f"fine-tuning chooses among rates above 0, one at least: got {self.rates}")
 
     def precision_of(self, encoder: str) -> bool:
         """Whether a network is trained in mixed precision."""

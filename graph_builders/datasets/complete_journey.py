@@ -40,7 +40,14 @@ SIMULATED = (
 )
 
 _UTC_OFFSET_HOURS = -5  # in winter; -4 from 12 March to 5 November
-_KINDS = {"whole": "whole numbers", "number": "numbers", "text": "text", "time": "dates or times"}
+_KINDS = {
+    "whole": "whole numbers",
+    "number": "numbers",
+    "text": "text",
+    "day": "dates or times",
+    "time": "dates with a time of day",
+}
+_LARGEST = 2**63 - 1
 _TYPES = {"whole": pl.Int64, "number": pl.Float64, "text": pl.String}  # times stay what they are
 # The columns that are read, by file: what each must hold, and with a ? behind it whether it may be null.
 _COLUMNS = {
@@ -75,13 +82,13 @@ _COLUMNS = {
         "kids_count": "text?",
     },
     "campaigns": {"campaign_id": "whole", "household_id": "whole"},
-    "campaign_descriptions": {"campaign_id": "whole", "campaign_type": "text", "start_date": "time"},
+    "campaign_descriptions": {"campaign_id": "whole", "campaign_type": "text", "start_date": "day"},
     "coupons": {"coupon_upc": "whole", "product_id": "whole"},
     "coupon_redemptions": {
         "household_id": "whole",
         "coupon_upc": "whole",
         "campaign_id": "whole",
-        "redemption_date": "time",
+        "redemption_date": "day",
     },
 }
 _REMEDY = (
@@ -241,6 +248,11 @@ def _read(folder: Path, name: str) -> pl.DataFrame:
             raise EventLogError(
                 f"{path}: column {column!r} has type {frame.schema[column]}, wanted {_KINDS[kind]}: {_REMEDY}"
             )
+        if frame.schema[column] in (pl.UInt64, pl.Int128):
+            raise_rows(
+                (frame[column] > _LARGEST).fill_null(False), path, column, frame[column],
+                "number them within 64 bits", problem="lies beyond int64",
+            )  # fmt: skip
         if not nullable_kind.endswith("?"):
             raise_rows(
                 frame[column].is_null(), path, column, frame[column], "take the file of the package",
@@ -260,7 +272,7 @@ def _is_of_kind(values: pl.Series, kind: str) -> bool:
         return dtype.is_numeric()
     if kind == "text":
         return dtype in (pl.String, pl.Categorical, pl.Enum)
-    return dtype == pl.Date or isinstance(dtype, pl.Datetime)
+    return isinstance(dtype, pl.Datetime) or (kind == "day" and dtype == pl.Date)
 
 
 # ---- events --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphrec.encoders.base import EncoderInput, History, HistoryRequest
 from graphrec.encoders.input_reader import take_values
@@ -32,6 +32,7 @@ HOUR = "hour"
 SESSION_GAP = 30 * 60
 """Seconds: a longer gap ends a session."""
 _DERIVED = (ACTION, HOUR)
+_NAMED = nn.ModuleDict()  # whose own names no kind of words can have
 STATE_VERSION = 1
 
 
@@ -158,7 +159,8 @@ class SentenceTokenizer:
         time_zone: of the users: an IANA name or a shift such as +08:00.
 
     Raises:
-        ValueError: an attribute was not fitted, or an unknown time zone.
+        ValueError: there is no kind of words, or one's name is empty or has a dot; an attribute was not
+            fitted; or an unknown time zone.
 
     """
 
@@ -168,6 +170,12 @@ class SentenceTokenizer:
     time_zone: str
 
     def __post_init__(self) -> None:
+        # a model keeps its tables by these names, which torch does not take otherwise
+        if not self.kinds or any(not name or "." in name or hasattr(_NAMED, name) for name in self.kinds):
+            raise ValueError(
+                'kinds need a name each, such as "long", without a dot and none of the names that '
+                f"torch.nn.ModuleDict has, and there must be one at least: got {list(self.kinds)}"
+            )
         names = {name for kind in self.kinds.values() for name in kind.request.names}
         missing = sorted(names - set(self.vocabularies.names))
         if missing:

@@ -69,9 +69,11 @@ class InputReader:
             query_fields: what describes each query; default: nothing.
 
         Raises:
-            ValueError: a node is not of the graph, or there is not one time and one row a query.
+            ValueError: nodes or times are no tensors of whole numbers, a node is not of the graph, or there
+                is not one time and one row a query.
 
         """
+        _check_queries(node, time)
         given = FeatureTable(len(node)) if query_fields is None else query_fields
         if len(given) != len(node) or len(time) != len(node):
             raise ValueError(
@@ -104,6 +106,7 @@ class InputReader:
             ValueError: as ``read``; or ``max_events`` is below 1.
 
         """
+        _check_queries(node, time)
         if max_events < 1:
             raise ValueError(f"max_events must be at least 1, got {max_events}")
         count = torch.zeros_like(node)
@@ -165,6 +168,16 @@ def take_values(column: Column, row: Int64[Tensor, " num_taken"]) -> Column:
     length = column.ptr.diff()[row]
     ptr = with_zero(length.cumsum(0))
     return RaggedColumn(column.code[expand_ranges(column.ptr[row], length)[1]], ptr, column.vocabulary)
+
+
+def _check_queries(node: object, time: object) -> None:
+    for name, given in (("node", node), ("time", time)):
+        found = getattr(given, "dtype", type(given).__name__)
+        if not isinstance(given, Tensor) or found not in (torch.int32, torch.int64) or given.dim() != 1:
+            raise ValueError(
+                f"{name} must be a tensor of whole numbers with one axis, got {found}: rows of IDs come from "
+                "graph.ids[node_type].rows(ids), and torch.as_tensor turns arrays and lists into tensors"
+            )
 
 
 class _HistoryReader:

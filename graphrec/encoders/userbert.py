@@ -215,8 +215,8 @@ class UserBERT(FittedUntil):
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_blocks < 1:
-            raise ValueError(f"an encoder has one block at least, got num_blocks={num_blocks}")
+        if not sizes.words:
+            raise ValueError("sentences need one kind of words at least: sizes.words is empty")
         self.sizes, self.out_channels = sizes, channels
         self.options: dict[str, int | float] = {
             "channels": channels,
@@ -226,6 +226,9 @@ class UserBERT(FittedUntil):
             "dropout": dropout,
             "attention_dropout": attention_dropout,
         }
+        for name in ("channels", "num_blocks", "num_heads", "attribute_channels"):
+            if self.options[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {self.options[name]}")
         self.first = nn.Parameter(torch.zeros(channels))
         self.words = nn.ModuleDict(
             {

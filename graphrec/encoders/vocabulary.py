@@ -222,7 +222,13 @@ def fit_vocabularies(
         )
     missing = [name for request in requests for name in request.names if name not in events]
     if missing:
-        raise ValueError(f"no edge type of the histories has {missing}, there are {list(events.names)}")
+        wanted = _wanted(requests)
+        there = {name for edge_type in wanted for name in graph.edge_attributes(edge_type).names}
+        theirs = {name for edge_type in wanted for name in graph.features[edge_type[0]].names}
+        raise ValueError(
+            f"no edge type of the histories has {missing}: their attributes are {sorted(there)}, their "
+            f"neighbours' fields {sorted(theirs)}"
+        )
     fields = _fit(events, min_count, max_size, num_bins)
     return AttributeVocabularies(FittedFields(fields, fit_until))
 

@@ -42,8 +42,11 @@ class TransformerBlock(nn.Module):
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if channels % num_heads:
-            raise ValueError(f"channels={channels} must be a multiple of num_heads={num_heads}")
+        if num_heads < 1 or channels < 1 or channels % num_heads:
+            raise ValueError(
+                f"channels must be a positive multiple of num_heads, got channels={channels} and "
+                f"num_heads={num_heads}"
+            )
         inner_channels = 4 * channels if inner_channels is None else inner_channels
         self.num_heads, self.attention_dropout = num_heads, attention_dropout
         self.lin_query_key_value = nn.Linear(channels, 3 * channels)

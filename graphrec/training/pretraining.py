@@ -68,7 +68,8 @@ class PretrainingConfig(AdamConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole_numbers(self, num_sampled=1)
-        check_numbers(self, ("chosen_share", "zeroed_share"), least=0, most=1)
+        check_numbers(self, ("chosen_share",), above=0, most=1)
+        check_numbers(self, ("zeroed_share",), least=0, most=1)
 
 
 def pretrain(

@@ -240,6 +240,22 @@ def test_a_row_and_a_seed_are_added_to_stored_tables_without_the_parts_of_the_ot
         )
 
 
+@pytest.mark.parametrize(
+    ("made", "options", "message"),
+    [
+        (TrainingSettings, {"num_heads": 3}, "channels must be a multiple of num_heads, got 128 and 3"),
+        (TrainingSettings, {"attribute_channels": 0}, "attribute_channels must be a whole number"),
+        (TrainingSettings, {"rates": (1e-3, -1.0)}, "rates above 0, one at least"),
+        (TrainingSettings, {"task_rate": float("nan")}, "task_rate must be finite and above 0"),
+        (DataSettings, {"num_categories": 0}, "num_categories must be a whole number of at least 1"),
+        (DataSettings, {"max_size": 0}, "max_size must be"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_runs(made, options, message):
+    with pytest.raises(ValueError, match=message):
+        made(**options)
+
+
 def test_adding_to_stored_tables_needs_the_options_that_they_were_made_with():
     for options in ({"training": TINY}, {"replace_stored": True}):
         with pytest.raises(ValueError, match="leave --replace-stored and options of"):

@@ -271,6 +271,16 @@ def test_without_package_or_folder_the_error_names_both_remedies(tmp_path, monke
             r"campaigns.parquet: column 'campaign_id' is not in campaign_descriptions.parquet in 1 rows: 2 ",
         ),
         ("coupons", lambda f: f.with_columns(coupon_upc=101), r"the numbers \[101\] name two of a product"),
+        (
+            "transactions",
+            lambda f: f.with_columns(pl.lit(2**64 - 1, pl.UInt64).alias("product_id")),
+            r"transactions.parquet: column 'product_id' lies beyond int64 in \d+ rows: 1",
+        ),
+        (
+            "transactions",
+            lambda f: f.with_columns(pl.col("transaction_timestamp").cast(pl.Date)),
+            r"'transaction_timestamp' has type Date, wanted dates with a time of day",
+        ),
         ("transactions", lambda f: f.with_columns(product_id=1), r"the numbers \[1\] name two of a product"),
     ],
 )

@@ -221,7 +221,7 @@ def test_what_cannot_be_trained_on_is_told():
     with pytest.raises(ValueError, match="code of profile field 0"):
         pretrain(small_model(other), sentences, torch.zeros(30, dtype=torch.int64), fit_until=7)
     assert model.encoder.fit_until is None
-    for wrong in ({"chosen_share": 1.5}, {"zeroed_share": -0.1}, {"num_sampled": 0}):
+    for wrong in ({"chosen_share": 1.5}, {"chosen_share": 0.0}, {"zeroed_share": -0.1}, {"num_sampled": 0}):
         with pytest.raises(ValueError, match=f"PretrainingConfig.{next(iter(wrong))} must be"):
             PretrainingConfig(**wrong)
 

@@ -114,5 +114,5 @@ def test_dropout_acts_in_training_alone():
 
 
 def test_heads_must_share_the_channels():
-    with pytest.raises(ValueError, match="channels=12 must be a multiple of num_heads=5"):
+    with pytest.raises(ValueError, match="multiple of num_heads, got channels=12 and num_heads=5"):
         TransformerBlock(12, num_heads=5)

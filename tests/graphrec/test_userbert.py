@@ -163,8 +163,13 @@ def test_what_does_not_fit_is_told():
     )  # segments are numbered by the order
     with pytest.raises(ValueError, match=r"'long': 3, 'short': 2.*'short': 2, 'long': 3"):
         encoder(other_order)
-    with pytest.raises(ValueError, match="one block at least, got num_blocks=0"):
-        UserBERT(SIZES, num_blocks=0)
+    for option in ("num_blocks", "num_heads", "channels", "attribute_channels"):
+        with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
+            UserBERT(SIZES, **{option: 0})
+    with pytest.raises(ValueError, match="channels must be a positive multiple of num_heads, got"):
+        UserBERT(SIZES, channels=8, num_heads=3)
+    with pytest.raises(ValueError, match=r"sizes.words is empty"):
+        UserBERT(replace(SIZES, words={}))
 
 
 def test_batches_of_like_length_hold_every_seed_once():

@@ -339,6 +339,11 @@ def test_a_tokenizer_names_what_is_missing():
         )
     with pytest.raises(ValueError, match="time zone 'Mars' is unknown"):
         SentenceTokenizer(kinds=kinds, vocabularies=vocabularies, time_zone="Mars")
+    for names in ([], [""], ["a.b"], ["keys"], ["training"]):
+        with pytest.raises(ValueError, match="kinds need a name each"):
+            SentenceTokenizer(
+                kinds=dict.fromkeys(names, kinds["long"]), vocabularies=vocabularies, time_zone="UTC"
+            )
     tokenizer = SentenceTokenizer(kinds=kinds, vocabularies=vocabularies, time_zone="UTC")
     inputs = InputReader(graph, "user", {}).read(torch.tensor([0]), torch.tensor([QUERY_TIME]))
     with pytest.raises(ValueError, match=r"no histories \['long'\], there are \[\]"):

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -265,5 +266,12 @@ def test_queries_need_one_time_and_one_row_each():
     reader = InputReader(graph_of(LAST), "user", {})
     with pytest.raises(ValueError, match="2 nodes, 2 times, 1 rows"):
         reader.read(torch.tensor([0, 1]), torch.tensor([5, 5]), query_fields=FeatureTable(1))
+    for node, time in (([0], torch.tensor([5])), (torch.tensor([0]), np.array([5]))):
+        with pytest.raises(ValueError, match=r"must be a tensor of whole numbers .* torch.as_tensor turns"):
+            InputReader.read.__wrapped__(reader, node, time)
+        with pytest.raises(ValueError, match="must be a tensor of whole numbers"):
+            next(InputReader.read_in_chunks.__wrapped__(reader, node, time))
+    with pytest.raises(ValueError, match=r"got torch.float32"):
+        InputReader.read.__wrapped__(reader, torch.tensor([0.0]), torch.tensor([5]))
     with pytest.raises(ValueError, match="max_events must be at least 1"):
         next(reader.read_in_chunks(torch.tensor([0]), torch.tensor([5]), max_events=0))

@@ -194,7 +194,7 @@ def test_damaged_files_are_named(tmp_path):
         ({"fit_until": 0}, "known before fit_until=0: take a later one"),
         (
             {"requests": [HistoryRequest(edge_types=TO_USERS, attributes=("color",))]},
-            r"\['color'\], there are",
+            r"no edge type of the histories has \['color'\]: their attributes are \['.*'\], their neigh",
         ),
         (
             {"requests": [REQUEST, HistoryRequest(edge_types=TO_USERS, fields=("shop",))]},
