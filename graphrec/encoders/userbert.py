@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from graphrec.encoders.fit_until import FittedUntil
 from graphrec.encoders.sentences import BehaviorWords, UserSentences
@@ -198,6 +199,9 @@ class UserBERT(FittedUntil):
     Attributes:
         out_channels: size of a user's vector.
         options: the other arguments, by name.
+        checkpoint_activations: set it to keep the blocks' inputs alone for the backward pass and compute the
+            rest there again: about a third more time, and memory of one block in the place of all. The
+            gradients are the same. Not within ``torch.func`` (temporal MAML), which torch refuses.
 
     """
 
@@ -229,6 +233,7 @@ class UserBERT(FittedUntil):
         for name in ("channels", "num_blocks", "num_heads", "attribute_channels"):
             if self.options[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.options[name]}")
+        self.checkpoint_activations = False
         self.first = nn.Parameter(torch.zeros(channels))
         self.words = nn.ModuleDict(
             {
@@ -298,11 +303,12 @@ class UserBERT(FittedUntil):
         x = self._input(sentences, layout, zeroed)
         mask = layout.mask if layout.padded else None
         for block in self.blocks[:-1]:
-            x = block(x, mask)
+            x = self._through(block, x, mask)
         slots = [layout.length * torch.arange(len(x), device=x.device)]
         slots += [layout.slot[kind][word] for kind, word in wanted.items()]
         row, column, place = _side_by_side(torch.cat(slots), layout.length, len(x))
-        first, *words = self.blocks[-1](x, mask, place)[row, column].split([len(slot) for slot in slots])
+        last = self._through(self.blocks[-1], x, mask, place)
+        first, *words = last[row, column].split([len(slot) for slot in slots])
         return EncodedSentences(first, dict(zip(wanted, words, strict=True)))
 
     @torch.no_grad()
@@ -319,6 +325,14 @@ class UserBERT(FittedUntil):
             weights.append(block.attention(x, layout.mask))  # type: ignore[operator]
             x = block(x, layout.mask)
         return torch.stack(weights), layout
+
+    def _through(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+        """Return a block's output; with checkpointed activations what it kept inside is thrown away."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            out: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+        else:
+            out = block(*inputs)
+        return out
 
     def _input(
         self, sentences: UserSentences, layout: TokenLayout, zeroed: Mapping[str, Tensor] | None

@@ -46,7 +46,9 @@ class OptimizerConfig:
             share the user, beside the loss of each row. Shuffled batches hold whole periods, so these are
             mostly pairs of a user and period.
         epochs: passes over the training rows.
-        batch_size: rows a step.
+        batch_size: rows a step; of a part of it with ``accumulate``.
+        accumulate: batches whose mean gradient makes a step, so that a step has so many times the rows in the
+            memory of one batch. Each batch counts alike; the last step of an epoch may have fewer.
 
     """
 
@@ -61,10 +63,11 @@ class OptimizerConfig:
     decay: bool = True
     epochs: int = 3
     batch_size: int = 512
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_whole_numbers(self, epochs=0, batch_size=1)
+        check_whole_numbers(self, epochs=0, batch_size=1, accumulate=1)
         rates = ("learning_rate", "embedding_learning_rate", "linear_learning_rate", "encoder_learning_rate")
         check_numbers(self, rates, least=0)
         check_numbers(self, ("weight_decay", "embedding_weight_decay", "pair_weight"), least=0)
@@ -157,9 +160,9 @@ def train(
         config: optimiser and schedule.
         device: where the model and the batches lie.
         checkpoint: file to write and to resume from.
-        checkpoint_every: steps between checkpoints.
-        log_every: steps that a point of the curve averages.
-        on_step: called with (steps done, steps in all), for progress.
+        checkpoint_every: batches between checkpoints.
+        log_every: batches that a point of the curve averages.
+        on_step: called with (batches done, batches in all), for progress.
         fit_until: all rows' labels were known before this time. Give it where a node-feature encoder that
             knows until when it was fitted, such as ``UserBERT``, learns inside the model: its ``fit_until``
             moves there, so that it is refused for earlier labels. Frozen encoders stay.
@@ -203,6 +206,9 @@ def train_steps(
 ) -> list[TrainingPoint]:
     """Take the optimiser, schedule and checkpoints of :func:`train` through batches of any kind.
 
+    A step of the curve, of the schedule and of the checkpoints is a batch; the optimiser steps after each
+    ``config.accumulate`` of them, and at an epoch's end.
+
     Args:
         model: fitted in place, left in evaluation mode.
         batches: as in :func:`train`.
@@ -238,6 +244,9 @@ def train_steps(
         step, loss_sum = state["step"], state["loss_sum"]
         curve = [TrainingPoint(**point) for point in state["curve"]]
 
+    saved = step
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
     def save() -> None:
         if checkpoint is not None:
             state = {
@@ -260,16 +269,22 @@ def train_steps(
         for batch in batches(epoch, start):
             for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate * (1 - step / total) if config.decay else rate
-            optimizer.zero_grad(set_to_none=True)
+            place = step % num_batches % config.accumulate  # of the batch in its step of the optimiser
+            if place == 0:
+                optimizer.zero_grad(set_to_none=True)
             loss_sum = loss_sum + backward(batch)
-            optimizer.step()
             step += 1
+            is_whole = place + 1 == config.accumulate or step % num_batches == 0
+            if is_whole:
+                _divide_gradients(parameters, place + 1)
+                optimizer.step()
             if step % log_every == 0:
                 mean = loss_sum.item() / log_every
                 _check_finite(mean, step)
                 curve.append(TrainingPoint(step=step, epoch=step / num_batches, loss=mean))
                 loss_sum = torch.zeros_like(loss_sum)
-            if step % checkpoint_every == 0 or step == total:
+            if is_whole and (step // checkpoint_every > saved // checkpoint_every or step == total):
+                saved = step
                 _check_finite(loss_sum.item(), step)  # what diverged is never saved
                 if step == total:
                     _check_weights(model)
@@ -280,6 +295,11 @@ def train_steps(
             raise ValueError(f"epoch {epoch} gave no batch from number {start} on, of {num_batches} promised")
     model.eval()
     return curve
+
+
+def _divide_gradients(parameters: Iterable[nn.Parameter], num_batches: int) -> None:
+    if num_batches > 1:
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], float(num_batches))
 
 
 def _check_finite(loss: float, step: int) -> None:

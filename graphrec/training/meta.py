@@ -109,6 +109,11 @@ def train_meta(
         on_step: called with (steps done, steps in all), for progress.
 
     """
+    if config.accumulate > 1:
+        raise ValueError(
+            f"accumulate={config.accumulate} is for batches of rows: a step of temporal MAML averages over "
+            "its tasks one by one already, so give it more of them"
+        )
     sparse = config.name == "adagrad" and not config.embedding_weight_decay
 
     def backward(tasks: Sequence[MetaTask]) -> Tensor:

@@ -594,3 +594,12 @@ def test_what_has_no_second_derivative_is_told_of_the_first_order():
     task_gradient(model, own_task(), replace(CONFIG, order=1))
     with pytest.raises(ValueError, match="a batch of tasks is empty"):
         train_meta(model, lambda epoch, start: [[]], num_batches=1, meta=CONFIG, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"accumulate=2 is for batches of rows.*give it more of them"):
+        train_meta(
+            model,
+            lambda epoch, start: [[]],
+            num_batches=1,
+            config=replace(OUTER_OPTIMIZER, accumulate=2),
+            meta=CONFIG,
+            device=torch.device("cpu"),
+        )

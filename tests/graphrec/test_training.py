@@ -138,6 +138,61 @@ def test_a_write_that_breaks_off_leaves_the_former_checkpoint(tmp_path, monkeypa
         load_checkpoint(tmp_path / "none.pt")
 
 
+@pytest.mark.parametrize("name", ["adamw", "adagrad"])
+def test_accumulated_batches_are_one_step_and_resume_at_whole_ones(tmp_path, name):
+    rows = torch.randn(28, 5, generator=torch.Generator().manual_seed(0))
+    label = (rows.sum(dim=1) > 0).float()
+
+    class Rows:
+        def __init__(self, which):
+            self.value, self.label, self.user_id = rows[which], label[which], None
+
+        def to(self, device):
+            return self
+
+    class Linear(nn.Linear):
+        def forward(self, batch):
+            return super().forward(batch.value)[:, 0]
+
+    def fit_linear(size, accumulate, on_step=None, checkpoint=None):
+        parts = torch.arange(28).split(size)
+        model = Linear(5, 1)
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        # the schedule counts batches: without decay both have the same rates
+        config = OptimizerConfig(
+            name=name, learning_rate=0.1, decay=False, epochs=2, batch_size=size, accumulate=accumulate
+        )
+        train(
+            model,
+            lambda epoch, start: (Rows(part) for part in parts[start:]),
+            num_batches=len(parts),
+            config=config,
+            device=CPU,
+            checkpoint=checkpoint,
+            checkpoint_every=1,
+            on_step=on_step,
+        )
+        return model.state_dict()
+
+    whole, parts = fit_linear(12, 1), fit_linear(4, 3)  # 12, 12 and 4 rows a step either way
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value)
+    assert not torch.allclose(fit_linear(4, 1)["weight"], whole["weight"])
+
+    def stop(done, total):
+        assert total == 14
+        if done == 5:  # within the second step: the checkpoint is of the first
+            raise BreakError
+
+    path = tmp_path / "linear.pt"
+    with pytest.raises(BreakError):
+        fit_linear(4, 3, stop, path)
+    assert load_checkpoint(path)["step"] == 3
+    for key, value in fit_linear(4, 3, checkpoint=path).items():
+        assert torch.equal(value, parts[key])
+
+
 def test_optimizer_has_a_rate_for_tables_and_one_for_the_rest():
     model = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2))
     config = OptimizerConfig(

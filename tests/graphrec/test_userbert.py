@@ -120,6 +120,27 @@ def test_gradients_reach_all_weights_and_only_the_rows_that_occur():
             assert touched.nonzero()[:, 0].tolist() == words.code[:, attribute].unique().tolist()
 
 
+def test_checkpointed_activations_give_the_same_gradients_and_keep_less(monkeypatch):
+    sentences, kept, gradients = random_sentences(COUNTS), {}, {}
+    for checkpointed in (False, True):
+        encoder = encoder_of()
+        encoder.checkpoint_activations, numbers = checkpointed, []
+
+        def keep(tensor, numbers=numbers):
+            numbers.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            found = encoder(sentences)
+            # what the forward pass kept; what is computed again in the backward pass is let go at once
+            kept[checkpointed] = sum(numbers)
+            found.pow(3).sum().backward()
+        gradients[checkpointed] = {name: p.grad for name, p in encoder.named_parameters()}
+    for name, gradient in gradients[False].items():
+        assert torch.equal(gradients[True][name], gradient), name
+    assert kept[True] < kept[False] / 2
+
+
 def test_no_query_no_word_no_profile():
     encoder = encoder_of()
     assert encoder(random_sentences([])).shape == (0, 12)

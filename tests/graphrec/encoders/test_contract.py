@@ -20,6 +20,7 @@ from graphrec.encoders.heatmap import HeatmapChannel, HeatmapEncoding
 from graphrec.encoders.heatmap_cnn import LEVELS, HeatmapCNN, HeatmapEncoder, narrow_levels
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.interests import ItemInterests
+from graphrec.encoders.joined import JoinedEncoders
 from graphrec.encoders.local_clock import LocalClock
 from graphrec.encoders.smen import SMEN
 from graphrec.encoders.smen_encoder import SMENEncoder
@@ -116,8 +117,26 @@ def own(graph, node_type):
     return AgedFields(TYPES[node_type], vocabularies, channels=6)
 
 
+def all_of(how):
+    """All four encoders as one."""
+
+    def joined(graph, node_type):
+        encoders = {one.__name__: one(graph, node_type) for one in (userbert, dupn, smen, heatmap)}
+        return JoinedEncoders(encoders, out_channels=6, how=how)
+
+    return joined
+
+
 # a fifth encoder is one more line
-CASES = {"UserBERT": userbert, "DUPN": dupn, "SMEN": smen, "heatmap": heatmap, "example": own}
+CASES = {
+    "UserBERT": userbert,
+    "DUPN": dupn,
+    "SMEN": smen,
+    "heatmap": heatmap,
+    "example": own,
+    "all, concatenated": all_of("concatenated"),
+    "all, gated": all_of("gated"),
+}
 
 
 @pytest.fixture(params=[(name, side) for name in CASES for side in ("user", "item")], ids="-".join)
