@@ -4,7 +4,6 @@ Everything is made of parts (``experiments.dupn_parts``), so a run goes on where
 goes seed by seed, and after each the tables are made anew from whatever is finished.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -28,16 +27,18 @@ from experiments.dupn_parts import (
 )
 from experiments.dupn_report import draw_pictures, update_dupn_page
 from experiments.kept_parts import KeptPart, versions
-from experiments.results_table import read_lines, write_lines
 from experiments.resumable import run_resumable
 from experiments.step_clock import ProbeDoneError, StepClock
+from experiments.stored_tables import folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_rows
+from graph_builders.option_checks import check_whole_number
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "dupn.md"
+NAME = "dupn_tables"
 SCORING_SHARE = 0.35  # of a scored query over a trained one
-TREE_SECONDS = 8.0  # before one has been measured
+TREE_SECONDS = 0.08  # of each of the trees of a fit, before one has been measured
 PROBE_STEPS = (1, 9)  # between which a probe measures
 UPDATES = ("not updated", "retrained", "fine-tuned", "fine-tuned, sums anew")
 Experiment = Literal["variants", "multi_task", "transfer", "incremental"]
@@ -60,7 +61,10 @@ class DUPNTableConfig:
             incremental updating. The last two begin with networks of the second.
         rows: names of variants; none for all.
         seeds: random seeds; a row that no seed changes has the first alone.
-        only_tables: run nothing, make the tables of what is finished.
+        only_tables: run nothing, make the tables of what is finished; an error where nothing is.
+        replace_stored: put these tables in the place of the stored ones and of the page's, though they were
+            made with other options of ``networks``, ``tasks`` or ``transfer`` than the defaults, or lack rows
+            or seeds that are stored. Without it such tables go to the folder ``results`` beside the parts.
         forecast: run nothing, print what the rows would cost.
         networks: how networks are made and trained.
         tasks: what is asked of the data.
@@ -74,6 +78,7 @@ class DUPNTableConfig:
     rows: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
     only_tables: bool = False
+    replace_stored: bool = False
     forecast: bool = False
     networks: NetworkSettings = field(default_factory=NetworkSettings)
     tasks: DUPNDataSettings = field(default_factory=DUPNDataSettings)
@@ -84,6 +89,13 @@ class DUPNTableConfig:
             method_named(name)
         if not self.seeds or not self.part:
             raise ValueError("name at least one seed and one part")
+        for seed in self.seeds:
+            check_whole_number("a seed of DUPNTableConfig.seeds", seed, 0)
+        if self.rows and "variants" not in self.part:
+            raise ValueError(
+                f"rows are variants, got {list(self.rows)} with the parts {list(self.part)}: leave rows out, "
+                "or name the part variants too"
+            )
 
 
 class DUPNTables:
@@ -107,24 +119,31 @@ class DUPNTables:
         work: Path | None = None,
         data: DUPNData | None = None,
     ) -> None:
-        self.config, self.results, self.docs = config, results, docs
+        self.config, self.stored, self.docs = config, results, docs
         self.data = LOADERS[config.data](config.path, config.tasks) if data is None else data
         folder = Path("runs") / "dupn_tables" / self.data.name if work is None else work
+        self.own_results = folder / "results"
         self.parts = DUPNParts(self.data, config.networks, config.transfer, folder / "parts")
         self.methods = [method for method in METHODS if not config.rows or method.name in config.rows]
         self._seconds_a_query = dict[tuple[str, bool], float]()
 
     def run(self) -> None:
-        """Do what the configuration says, printing a line for each finished part."""
+        """Do what the configuration says, printing a line for each finished part.
+
+        Raises:
+            ValueError: nothing is finished to make tables of; nothing has been written then.
+
+        """
         if not self.config.only_tables:
             self.print_forecast()
         if not self.config.only_tables and not self.config.forecast:
             self.run_parts()
         if not self.config.forecast:
-            self.write_tables()
-            draw_pictures(self.results, self.data.name, self.docs)
-            if (self.docs / PAGE).exists():
-                update_dupn_page(self.results, self.docs / PAGE)
+            results = folder_to_show(self.write_tables(), self.own_results)
+            is_stored = results == self.stored
+            draw_pictures(results, self.data.name, self.docs if is_stored else results)
+            if is_stored and (self.docs / PAGE).exists():
+                update_dupn_page(results, self.docs / PAGE)
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -240,7 +259,7 @@ class DUPNTables:
     def _training(self, method: Method, tasks: Sequence[str], stage: Stage) -> float:
         """Return the expected processor seconds of one training with its scoring."""
         if method.is_trees:
-            return TREE_SECONDS * len(tasks)
+            return TREE_SECONDS * self.config.networks.num_trees * len(tasks)
         a_query = self._probed(method)
         total = 0.0
         for task in tasks:
@@ -262,23 +281,30 @@ class DUPNTables:
 
     # ---- tables ----------------------------------------------------------------------------------
 
-    def write_tables(self) -> None:
-        """Write figures, tests, points of curves and what each row was, in the place of this data set's."""
+    def write_tables(self) -> Path | None:
+        """Write figures, tests, points of curves and what each row was, and return where they went.
+
+        Without a finished row nothing is written and None is returned.
+        """
         figures, tests, rows = self._variant_lines()
         more_figures, more_tests, more_rows = self._together_lines()
-        lines = {
+        tables = {
             "": figures + more_figures,
             ".tests": tests + more_tests,
             ".rows": rows + more_rows,
             ".curves": self._points(),
             ".attention": self._attention(),
         }
-        self.results.mkdir(parents=True, exist_ok=True)
-        for suffix, found in lines.items():
-            path = self.results / f"dupn_tables{suffix}.jsonl"
-            kept = [line for line in read_lines(path) if line["data"] != self.data.name]
-            found = [{"data": self.data.name, **line} for line in found]
-            write_lines(path, json.loads(json.dumps([*kept, *found])))
+        config = self.config
+        options = (config.networks, self.data.settings, config.transfer)
+        return put_tables(
+            NAME,
+            marked(self.data.name, tables),
+            stored=self.stored,
+            own=self.own_results,
+            has_default_options=options == (NetworkSettings(), DUPNDataSettings(), TransferSettings()),
+            replace_stored=config.replace_stored,
+        )
 
     def _variant_lines(self) -> tuple[list[dict[str, Any]], ...]:
         figures, tests, rows = (list[dict[str, Any]]() for _ in range(3))

@@ -34,8 +34,8 @@ from experiments.lurm_methods import (
     row_named,
 )
 from experiments.lurm_report import draw_anchors, update_lurm_page
-from experiments.results_table import read_lines, write_lines
 from experiments.resumable import run_resumable
+from experiments.stored_tables import Tables, folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_of, figure_rows
 from graph_builders.datasets.downstream_tasks import DownstreamTask
 from graphrec.evaluation.probes import ProbeConfig, probe, probe_by_epoch
@@ -43,6 +43,7 @@ from graphrec.evaluation.probes import ProbeConfig, probe, probe_by_epoch
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "lurm.md"
+NAME = "lurm_tables"
 FOLDERS = {
     "online_retail": "online-retail-uci",
     "complete_journey": "complete-journey",
@@ -68,7 +69,10 @@ class LurmConfig:
         seeds: random seeds.
         ablation_seeds: of the ablations.
         ablation_data: the data sets that they are run on: for the cost, one by default.
-        only_tables: run nothing, make the tables of what is finished.
+        only_tables: run nothing, make the tables of what is finished; an error where nothing is.
+        replace_stored: put these tables in the place of the stored ones and of the page's, though they were
+            made with other ``settings`` than the defaults, or lack rows or seeds that are stored. Without it
+            such tables go to the folder ``results`` beside the parts.
         forecast: run nothing, print what the rows would cost.
         picture: run nothing, draw the anchors' outputs before and after training.
         settings: how everything is fitted.
@@ -82,6 +86,7 @@ class LurmConfig:
     ablation_seeds: tuple[int, ...] = (0,)
     ablation_data: tuple[DataName, ...] = ("online_retail",)
     only_tables: bool = False
+    replace_stored: bool = False
     forecast: bool = False
     picture: bool = False
     settings: LurmSettings = field(default_factory=LurmSettings)
@@ -500,14 +505,20 @@ class LurmTables:
         work: Path = Path("runs") / "lurm_tables",
         data: tuple[LifeData, ...] | None = None,
     ) -> None:
-        self.config, self.results, self.docs = config, results, docs
+        self.config, self.stored, self.docs = config, results, docs
+        self.own_results = work / "results"
         if data is None:
             folder = Path(config.folder)
             data = tuple(LOADERS[name](str(folder / FOLDERS[name])) for name in config.data)
         self.tables = [LurmTable(one, config, work / one.name) for one in data]
 
     def run(self) -> None:
-        """Do what the configuration says, printing a line for each finished part."""
+        """Do what the configuration says, printing a line for each finished part.
+
+        Raises:
+            ValueError: nothing is finished to make tables of, or to draw; nothing has been written then.
+
+        """
         if self.config.picture:
             self._pictures()
             return
@@ -515,13 +526,12 @@ class LurmTables:
             left = sum(table.print_forecast() for table in self.tables)
             print(f"In all {left:.0f} CPU minutes are left.", flush=True)
             return
-        if self.config.only_tables:
-            self.write_tables()
-            return
-        for last, table, row, seed in self.plan():
-            table.scores(row, seed)
-            if last:
-                self.write_tables()
+        if not self.config.only_tables:
+            for last, table, row, seed in self.plan():
+                table.scores(row, seed)
+                if last:
+                    self.write_tables()
+        self._show(self.write_tables())
 
     def plan(self) -> Iterator[tuple[bool, LurmTable, Row, int]]:
         """Yield all rows of a seed and a data set, then of the next data set and seed; ablations last."""
@@ -532,18 +542,35 @@ class LurmTables:
                     for row in rows:
                         yield row is rows[-1], table, row, seed
 
-    def write_tables(self) -> None:
-        """Write figures, tests and what each row was, in the place of those of these data sets."""
-        self.results.mkdir(parents=True, exist_ok=True)
-        names = {table.data.name for table in self.tables}
-        found = {table.data.name: table.lines() for table in self.tables}
-        for place, suffix in enumerate(("", ".tests", ".rows")):
-            path = self.results / f"lurm_tables{suffix}.jsonl"
-            kept = [line for line in read_lines(path) if line["data"] not in names]
-            new = [{"data": name, **line} for name, lines in found.items() for line in lines[place]]
-            write_lines(path, json.loads(json.dumps([*kept, *new])))
-        if (self.docs / PAGE).exists():
-            update_lurm_page(self.results, self.docs / PAGE)
+    def write_tables(self) -> Path | None:
+        """Write figures, tests and what each row was, and return where they went.
+
+        Without a finished row nothing is written and None is returned.
+        """
+        tables: Tables = {suffix: [] for suffix in ("", ".tests", ".rows")}
+        for table in self.tables:
+            lines = dict(zip(tables, table.lines(), strict=True))
+            for suffix, new in marked(table.data.name, lines).items():
+                tables[suffix] += new
+        return put_tables(
+            NAME,
+            tables,
+            stored=self.stored,
+            own=self.own_results,
+            has_default_options=self.config.settings == LurmSettings(),
+            replace_stored=self.config.replace_stored,
+        )
+
+    def _show(self, results: Path | None) -> None:
+        """Put tables that are stored on the page.
+
+        Raises:
+            ValueError: there are none, since nothing is finished.
+
+        """
+        results = folder_to_show(results, self.own_results)
+        if results == self.stored and (self.docs / PAGE).exists():
+            update_lurm_page(results, self.docs / PAGE)
 
     def _pictures(self) -> None:
         for table in self.tables:

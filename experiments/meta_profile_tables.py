@@ -5,7 +5,6 @@ Everything is made of parts (``experiments.meta_profile_parts``), so a run goes 
 stopped. It goes seed by seed, and after each experiment of a seed the tables are made anew.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,14 +33,15 @@ from experiments.meta_profile_methods import (
 )
 from experiments.meta_profile_parts import EXPERIMENTS, LEVELS_OF, Experiment, Part, ProfileParts
 from experiments.meta_profile_report import draw_curves, draw_heatmap, update_meta_profile_page
-from experiments.results_table import read_lines, write_lines
 from experiments.resumable import run_resumable
+from experiments.stored_tables import folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_rows
 from graphrec.models.meta_profile import MultiTaskProfile
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "meta_profile.md"
+NAME = "meta_profile_tables"
 BUDGET_HOURS = 12.0
 METRICS = ("auc", "aupr")
 NUM_TUNED, NUM_CURVES = 4, 2  # targets
@@ -61,7 +61,10 @@ class MetaProfileTableConfig:
         rows: names of rows; none for all.
         seeds: random seeds; with all labels a row that no seed changes has the first alone.
         folds: of the customers; none for all.
-        only_tables: run nothing, make the tables and plots of what is finished.
+        only_tables: run nothing, make the tables and plots of what is finished; an error where nothing is.
+        replace_stored: put these tables in the place of the stored ones and of the page's, though they were
+            made with other options of ``network`` or ``tasks`` than the defaults, or lack rows, seeds or
+            folds that are stored. Without it such tables go to the folder ``results`` beside the parts.
         forecast: run nothing, print what the experiments would cost.
         picture: run nothing, draw a customer's heatmap.
         network: sizes and lengths.
@@ -76,6 +79,7 @@ class MetaProfileTableConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     folds: tuple[int, ...] = ()
     only_tables: bool = False
+    replace_stored: bool = False
     forecast: bool = False
     picture: bool = False
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -116,9 +120,10 @@ class MetaProfileTables:
         work: Path | None = None,
         data: ProfileData | None = None,
     ) -> None:
-        self.config, self.results, self.docs = config, results, docs
+        self.config, self.stored, self.docs = config, results, docs
         self.data = LOADERS[config.data](config.path, config.tasks) if data is None else data
         folder = Path("runs") / "meta_profile_tables" / self.data.name if work is None else work
+        self.own_results = folder / "results"
         rows = self.data.targets(0)
         positives = {name: int(one.of_part("train").label.sum()) for name, one in rows.items()}
         curves = sorted(positives, key=lambda name: (-positives[name], name))[:NUM_CURVES]
@@ -135,7 +140,12 @@ class MetaProfileTables:
         self.folds = config.folds or tuple(range(config.tasks.num_folds))
 
     def run(self) -> None:
-        """Do what the configuration says, printing a line for each finished part."""
+        """Do what the configuration says, printing a line for each finished part.
+
+        Raises:
+            ValueError: nothing is finished to make tables of; nothing has been written then.
+
+        """
         config = self.config
         if config.picture:
             path = self.docs / f"meta_profile_heatmap_{self.data.name}.svg"
@@ -147,7 +157,7 @@ class MetaProfileTables:
         if not config.only_tables and not config.forecast:
             self.run_parts()
         if not config.forecast:
-            self.write_tables()
+            self._show(self.write_tables())
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -327,8 +337,11 @@ class MetaProfileTables:
 
     # ---- tables ----------------------------------------------------------------------------------
 
-    def write_tables(self) -> None:
-        """Write figures, tests and what each row was, in place of this data set's, and draw the curves."""
+    def write_tables(self) -> Path | None:
+        """Write figures, tests and what each row was, and return where they went.
+
+        Without a finished row nothing is written and None is returned.
+        """
         figures, tests, levels = (list[dict[str, Any]]() for _ in range(3))
         for experiment in EXPERIMENTS:
             found = [one for method in METHODS if (one := self._finished(method, experiment))]
@@ -344,15 +357,29 @@ class MetaProfileTables:
                     lines = compare_methods(lead[0], others, experiment, metric, baselines=names)
                     tests += [{**mark, **line} for line in lines]
             levels += self._label_counts(experiment, found)
-        for name, lines in (("", figures), (".tests", tests), (".levels", levels), (".rows", self._rows())):
-            path = self.results / f"meta_profile_tables{name}.jsonl"
-            self.results.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_lines(path) if line["data"] != self.data.name]
-            lines = [{"data": self.data.name, **line} for line in lines]
-            write_lines(path, json.loads(json.dumps([*kept, *lines])))
-        draw_curves(self.results, self.data.name, self.docs)
-        if (self.docs / PAGE).exists():
-            update_meta_profile_page(self.results, self.docs / PAGE)
+        tables = {"": figures, ".tests": tests, ".levels": levels, ".rows": self._rows()}
+        config = self.config
+        return put_tables(
+            NAME,
+            marked(self.data.name, tables),
+            stored=self.stored,
+            own=self.own_results,
+            has_default_options=(config.network, config.tasks) == (NetworkSettings(), ProfileDataSettings()),
+            replace_stored=config.replace_stored,
+        )
+
+    def _show(self, results: Path | None) -> None:
+        """Draw the curves of a folder of tables, and put those that are stored on the page.
+
+        Raises:
+            ValueError: there is no folder, since nothing is finished.
+
+        """
+        results = folder_to_show(results, self.own_results)
+        is_stored = results == self.stored
+        draw_curves(results, self.data.name, self.docs if is_stored else results)
+        if is_stored and (self.docs / PAGE).exists():
+            update_meta_profile_page(results, self.docs / PAGE)
 
     def _finished(self, method: Method, experiment: Experiment) -> "_Finished | None":
         """Return a row's tests of those seeds of which all folds are finished."""

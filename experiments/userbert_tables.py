@@ -6,7 +6,6 @@ the page and its figures are for runs with the default options that have all tha
 into the folder ``results`` beside their parts.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.kept_parts import versions
-from experiments.results_table import read_lines, write_lines
 from experiments.resumable import run_resumable
 from experiments.step_clock import ProbeDoneError, StepClock
+from experiments.stored_tables import folder_to_show, marked, put_tables, stored_lines
 from experiments.userbert_data import DataSettings, TaskFamily, UserBERTData, complete_journey_data
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_kuairand import kuairand_data
@@ -30,7 +29,8 @@ from experiments.userbert_stored import add_to_tables, stored_choice
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "userbert.md"
-ROWS = TABLES.replace(".jsonl", ".rows.jsonl")
+NAME = TABLES.removesuffix(".jsonl")
+ROWS = f"{NAME}.rows.jsonl"
 BUDGET_HOURS = 15.0
 SIMPLE_SECONDS = 3.0  # of a part without a network, before one has been measured
 SCORING_SHARE = 0.35  # of a scored query over a trained one
@@ -160,12 +160,7 @@ class UserBERTTables:
             ValueError: there is no folder, since nothing is finished.
 
         """
-        if results is None:
-            raise ValueError(
-                f"no row is finished in {self.parts.folder} with these options: run the command without "
-                "--only-tables, or with the --training and --tasks of an earlier run; stored tables and the "
-                "page stay as they are"
-            )
+        results = folder_to_show(results, self.own_results)
         name = f"userbert_ablations_{self.data.name}.svg"
         if results != self.stored:
             draw_ablations(results, self.data.name, results / name)
@@ -247,8 +242,7 @@ class UserBERTTables:
 
     def _stored_lines(self, suffix: str) -> list[dict[str, Any]]:
         """Return the stored lines of this data set."""
-        path = self.stored / f"userbert_tables{suffix}.jsonl"
-        return [line for line in read_lines(path) if line["data"] == self.data.name]
+        return stored_lines(self.stored, NAME, suffix, self.data.name)
 
     def _tuned(self, method: Method) -> Method:
         """Return the row whose settings are chosen: the row itself, or the one that an ablation changes."""
@@ -356,45 +350,19 @@ class UserBERTTables:
             others = [row for row in rows if row.name != CANDIDATE]
             if candidate and others:
                 tests += compare_rows(candidate[0], others, family, self._baselines())
-        if not described:
-            return None
-        tables = {"": figures, ".tests": tests, ".curves": curves, ".rows": described}
-        for name, lines in tables.items():
-            tables[name] = json.loads(json.dumps([{"data": self.data.name, **line} for line in lines]))
-        if self.config.add_to_stored:
-            stored = {name: self._stored_lines(name) for name in tables}
+        tables = marked(self.data.name, {"": figures, ".tests": tests, ".curves": curves, ".rows": described})
+        if self.config.add_to_stored and figures:
+            stored = {suffix: self._stored_lines(suffix) for suffix in tables}
             names = [method.name for method in self.all_methods]
             tables = add_to_tables(stored, tables, names, self._baselines())
-        results = self._folder_of(tables[".rows"])
-        results.mkdir(parents=True, exist_ok=True)
-        for name, lines in tables.items():
-            path = results / f"userbert_tables{name}.jsonl"
-            kept = [line for line in read_lines(path) if line["data"] != self.data.name]
-            write_lines(path, [*kept, *lines])
-        return results
-
-    def _folder_of(self, described: Sequence[Mapping[str, Any]]) -> Path:
-        """Return where tables go: stored ones with more in them, or of other options, stay as they are."""
-        if self.config.replace_stored:
-            return self.stored
-        new = {(row["family"], row["method"]): set(row["seeds"]) for row in described}
-        lost = [
-            f"{row['method']} ({row['family']})"
-            for row in read_lines(self.stored / ROWS)
-            if row["data"] == self.data.name
-            and set(row["seeds"]) - new.get((row["family"], row["method"]), set())
-        ]
-        if self.config.has_default_options and not lost:
-            return self.stored
-        why = "other options of --training or --tasks made these tables"
-        if self.config.has_default_options:
-            why = f"these tables lack rows or seeds that are there ({'; '.join(lost)})"
-        print(
-            f"{self.stored / TABLES} stays, since {why}: they are in {self.own_results}. --replace-stored "
-            "puts them there.",
-            flush=True,
+        return put_tables(
+            NAME,
+            tables,
+            stored=self.stored,
+            own=self.own_results,
+            has_default_options=self.config.has_default_options,
+            replace_stored=self.config.replace_stored,
         )
-        return self.own_results
 
     def _baselines(self) -> list[str]:
         """Return the rows that UserBERT is to beat: all but itself, its variants and the ablations."""

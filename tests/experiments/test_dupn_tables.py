@@ -1,6 +1,7 @@
 """DUPN's tables on a slice of KuaiRand-Pure: parts, what validation chooses, figures, pages, pictures."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from experiments.dupn_data import DUPNDataSettings, complete_journey_data, kuair
 from experiments.dupn_methods import METHODS, NetworkSettings, aggregates, make_model, method_named
 from experiments.dupn_parts import SOURCE, TOGETHER, WAYS, DUPNParts, TransferSettings
 from experiments.dupn_report import GAPS, dupn_section, grouped_attention, update_dupn_page
-from experiments.dupn_tables import UPDATES, DUPNTableConfig, DUPNTables, main
+from experiments.dupn_tables import DOCS, UPDATES, DUPNTableConfig, DUPNTables, main
 from graph_builders.datasets.entity_tasks import EntityTask, make_rows
 from graphrec.encoders.behavior_sequences import BehaviorSequences
 from graphrec.encoders.sentences import FIRST
@@ -39,6 +40,7 @@ CONFIG = DUPNTableConfig(
     seeds=(0,),
     rows=("DUPN", "DSSM", "boosted trees"),
     transfer=TransferSettings(labels=(40, 200), least_steps=2),
+    replace_stored=True,
 )
 
 
@@ -76,7 +78,7 @@ def read(path):
 
 
 def test_every_row_has_its_figures(finished, data):
-    lines = read(finished.results / "dupn_tables.jsonl")
+    lines = read(finished.stored / "dupn_tables.jsonl")
     variants = {(line["method"], line["figure"]): line for line in lines if line["part"] == "variants"}
     assert set(variants) == {
         (name, task)
@@ -99,7 +101,7 @@ def test_every_row_has_its_figures(finished, data):
 
 
 def test_tests_are_of_dupn_and_of_tasks_together(finished):
-    lines = read(finished.results / "dupn_tables.tests.jsonl")
+    lines = read(finished.stored / "dupn_tables.tests.jsonl")
     click = {line["other"]: line for line in lines if (line["part"], line["figure"]) == ("variants", "click")}
     assert set(click) == {"DSSM", "boosted trees"}
     assert {line["method"] for line in click.values()} == {"DUPN"}
@@ -111,7 +113,7 @@ def test_tests_are_of_dupn_and_of_tasks_together(finished):
 
 def test_transfer_has_all_ways_and_numbers_of_labels(finished, data):
     lines = [
-        line for line in read(finished.results / "dupn_tables.curves.jsonl") if line["part"] == "transfer"
+        line for line in read(finished.stored / "dupn_tables.curves.jsonl") if line["part"] == "transfer"
     ]
     assert [(line["num_labels"], line["way"]) for line in lines] == [
         (size, way) for size in (40, 200) for way in WAYS
@@ -125,7 +127,7 @@ def test_transfer_has_all_ways_and_numbers_of_labels(finished, data):
 
 
 def test_new_days_are_scored_by_networks_of_earlier_ones(finished, data):
-    lines = read(finished.results / "dupn_tables.curves.jsonl")
+    lines = read(finished.stored / "dupn_tables.curves.jsonl")
     days = [line for line in lines if line["part"] == "incremental"]
     assert len(days) == len(UPDATES) * TASKS.num_test_days * len(data.learned)
     first, second = ({line["way"]: line for line in days if (line["day"], line["task"]) == (day, "click")}
@@ -135,8 +137,28 @@ def test_new_days_are_scored_by_networks_of_earlier_ones(finished, data):
     assert second["not updated"]["training_seconds"] < second["retrained"]["training_seconds"]
 
 
+def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, data, tmp_path, capsys):
+    shutil.copytree(finished.stored, tmp_path / "results")
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    (tmp_path / "docs" / "dupn.md").write_bytes((DOCS / "dupn.md").read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    config = replace(CONFIG, only_tables=True, replace_stored=False)
+    nothing = tables_in(tmp_path, data, config)
+    (tmp_path / "docs" / "dupn.md").write_bytes((DOCS / "dupn.md").read_bytes())
+    with pytest.raises(ValueError, match="no row is finished in"):
+        nothing.run()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    shutil.copytree(finished.parts.folder.parent, tmp_path / "work", dirs_exist_ok=True)
+    nothing.run()
+    assert "--replace-stored puts them there" in capsys.readouterr().out
+    now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path: now[path] for path in before} == before
+    for path in finished.stored.glob("*.jsonl"):
+        assert (nothing.own_results / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch):
-    before = {path.name: path.read_text() for path in finished.results.glob("*.jsonl")}
+    before = {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
     assert len(before) == 5
 
     def refuse(*_, **__):
@@ -146,7 +168,7 @@ def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch
     monkeypatch.setattr(DUPNParts, "model", refuse)
     finished.run_parts()
     finished.write_tables()
-    assert {path.name: path.read_text() for path in finished.results.glob("*.jsonl")} == before
+    assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
 
 
 def test_the_forecast_knows_what_is_finished(finished, data, tmp_path, capsys):
@@ -161,7 +183,7 @@ def test_the_forecast_knows_what_is_finished(finished, data, tmp_path, capsys):
 
 
 def test_the_page_has_all_tables_and_pictures(finished, tmp_path):
-    section = dupn_section(finished.results, "kuairand")
+    section = dupn_section(finished.stored, "kuairand")
     headings = [line for line in section.splitlines() if line.startswith("###")]
     assert len(headings) == 6
     assert "| boosted trees | 1 |" in section
@@ -172,7 +194,7 @@ def test_the_page_has_all_tables_and_pictures(finished, tmp_path):
     page = tmp_path / "page.md"
     names = ("kuairand", "complete_journey", "benchmark")
     page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in names))
-    update_dupn_page(finished.results, page)
+    update_dupn_page(finished.stored, page)
     assert section in page.read_text()
     assert dupn_section(tmp_path, "kuairand") == "Nothing has been run yet."
 

@@ -1,6 +1,7 @@
 """LURM's tables on a made-up shop: queries and folds, parts, what validation chooses, tables, pictures."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,9 @@ TINY = LurmSettings(
     mixed_precision=False,
 )
 NAMES = ("LURM", "BoI", "TF-IDF", "TextCNN", "LURM, not trained", "BoI, logistic regression")
-CONFIG = LurmConfig(settings=TINY, rows=NAMES, seeds=(0, 1), ablation_data=("complete_journey",))
+CONFIG = LurmConfig(
+    settings=TINY, rows=NAMES, seeds=(0, 1), ablation_data=("complete_journey",), replace_stored=True
+)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +172,7 @@ def test_han_is_trained_with_the_labels(shop):
 
 
 def test_every_row_has_its_figures(finished):
-    lines = read(finished.results / "lurm_tables.jsonl")
+    lines = read(finished.stored / "lurm_tables.jsonl")
     of_main = {line["method"]: line for line in lines if line["family"] == "preferences, main"}
     assert set(of_main) == {"LURM", "BoI", "TF-IDF", "TextCNN"}
     assert all(line["seeds"] == [0, 1] for line in of_main.values())
@@ -181,7 +184,7 @@ def test_every_row_has_its_figures(finished):
 
 
 def test_the_shop_can_be_learned(finished):
-    lines = read(finished.results / "lurm_tables.jsonl")
+    lines = read(finished.stored / "lurm_tables.jsonl")
     kids = {
         line["method"]: line["values"][0]
         for line in lines
@@ -204,7 +207,7 @@ def test_scores_are_those_of_the_test_queries(finished, shop):
 
 
 def test_tests_compare_seeds_that_both_have(finished):
-    tests = read(finished.results / "lurm_tables.tests.jsonl")
+    tests = read(finished.stored / "lurm_tables.tests.jsonl")
     of_main = [line for line in tests if line["family"] == "preferences, main"]
     assert {line["other"] for line in of_main} == {"BoI", "TF-IDF", "TextCNN"}
     best = [line["other"] for line in of_main if line["figure"] == "mean" and line["best_baseline"]]
@@ -215,8 +218,28 @@ def test_tests_compare_seeds_that_both_have(finished):
     assert _of_seeds(scores, (1, 2)) is None
 
 
+def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, shop, tmp_path, capsys):
+    shutil.copytree(finished.stored, tmp_path / "results")
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    (tmp_path / "docs" / "lurm.md").write_bytes((DOCS / "lurm.md").read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    config = replace(CONFIG, only_tables=True, replace_stored=False)
+    nothing = tables_in(tmp_path, shop, config)
+    (tmp_path / "docs" / "lurm.md").write_bytes((DOCS / "lurm.md").read_bytes())
+    with pytest.raises(ValueError, match="no row is finished in"):
+        nothing.run()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    shutil.copytree(finished.stored.parent / "work", tmp_path / "work", dirs_exist_ok=True)
+    nothing.run()
+    assert "--replace-stored puts them there" in capsys.readouterr().out
+    now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path: now[path] for path in before} == before
+    for path in finished.stored.glob("*.jsonl"):
+        assert (nothing.own_results / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, shop, monkeypatch):
-    before = {path.name: path.read_text() for path in finished.results.glob("*.jsonl")}
+    before = {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
     assert len(before) == 3
 
     def refuse(*arguments):
@@ -226,8 +249,8 @@ def test_a_second_run_computes_nothing_and_writes_the_same(finished, shop, monke
         return kept_part(*arguments[:-1], fail)
 
     monkeypatch.setattr("experiments.lurm_tables.kept_part", refuse)
-    tables_in(finished.results.parent, shop).run()
-    assert {path.name: path.read_text() for path in finished.results.glob("*.jsonl")} == before
+    tables_in(finished.stored.parent, shop).run()
+    assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
 
 
 def test_a_part_is_found_by_what_decides_it(shop, tmp_path):
@@ -246,22 +269,22 @@ def test_a_part_is_found_by_what_decides_it(shop, tmp_path):
 
 
 def test_the_page_is_filled_between_its_markers(finished, tmp_path):
-    section = lurm_section(finished.results, "complete_journey")
+    section = lurm_section(finished.stored, "complete_journey")
     assert "simulated" in section.splitlines()[0]
     for name in NAMES:
         assert f"| {name} |" in section
     page = tmp_path / "lurm.md"
     page.write_bytes((DOCS / "lurm.md").read_bytes())
-    update_lurm_page(finished.results, page)
+    update_lurm_page(finished.stored, page)
     assert section in page.read_text()
     assert "Nothing has been run yet." in page.read_text()
     page.write_text("no marker")
     with pytest.raises(ValueError, match="needs the lines"):
-        update_lurm_page(finished.results, page)
+        update_lurm_page(finished.stored, page)
 
 
 def test_the_forecast_counts_what_is_left(finished, shop, tmp_path, capsys):
-    tables_in(finished.results.parent, shop, replace(CONFIG, forecast=True)).run()
+    tables_in(finished.stored.parent, shop, replace(CONFIG, forecast=True)).run()
     assert capsys.readouterr().out.splitlines()[-1] == "In all 0 CPU minutes are left."
     tables = tables_in(tmp_path, shop, replace(CONFIG, forecast=True, rows=("LURM", "PTUM")))
     tables.run()
@@ -274,7 +297,7 @@ def test_the_forecast_counts_what_is_left(finished, shop, tmp_path, capsys):
 
 def test_pictures(finished, shop, tmp_path):
     picture = replace(CONFIG, picture=True)
-    tables_in(finished.results.parent, shop, picture).run()
+    tables_in(finished.stored.parent, shop, picture).run()
     drawn = finished.docs / "lurm_anchors_complete_journey.svg"
     assert drawn.stat().st_size > 10_000
     with pytest.raises(ValueError, match="run these rows first"):

@@ -1,6 +1,7 @@
 """The Meta-Profile Network's tables on made-up shops: labels, folds, methods, parts, figures, page."""
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -44,7 +45,7 @@ from experiments.meta_profile_methods import (
 )
 from experiments.meta_profile_parts import Part, ProfileParts
 from experiments.meta_profile_report import moving_average, update_meta_profile_page
-from experiments.meta_profile_tables import MetaProfileTableConfig, MetaProfileTables, _Finished, main
+from experiments.meta_profile_tables import DOCS, MetaProfileTableConfig, MetaProfileTables, _Finished, main
 from experiments.task_figures import MEAN
 from graph_builders.datasets.downstream_tasks import PARTS
 from graph_builders.datasets.online_retail import FIRST_FILE, SECOND_FILE
@@ -68,7 +69,7 @@ TINY = NetworkSettings(
     least_steps=2,
     num_examples=5,
 )
-CONFIG = MetaProfileTableConfig(network=TINY, tasks=TASKS, seeds=(0, 1))
+CONFIG = MetaProfileTableConfig(network=TINY, tasks=TASKS, seeds=(0, 1), replace_stored=True)
 MARKERS = "".join(
     f"<!-- {name}:begin -->\n<!-- {name}:end -->\n"
     for name in ("complete_journey", "online_retail", "benchmark")
@@ -101,8 +102,9 @@ def finished(shop, few_levels, tmp_path_factory):
     tables = tables_in(tmp_path_factory.mktemp("run"), shop)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "write_tables", lambda: None)
+        patch.setattr(tables, "_show", lambda _: None)
         tables.run()
-    tables.write_tables()
+    tables._show(tables.write_tables())
     return tables
 
 
@@ -303,7 +305,7 @@ def test_every_method_has_four_settings():
 
 
 def test_every_row_has_its_figures(finished):
-    lines = read(finished.results / "meta_profile_tables.jsonl")
+    lines = read(finished.stored / "meta_profile_tables.jsonl")
     of_all = {line["method"] for line in lines if line["experiment"] == "ood"}
     assert of_all == {method.name for method in METHODS}
     for experiment, levels in (("masking", {1.0, 0.05}), ("imbalance", {0.5, 0.25})):
@@ -329,7 +331,7 @@ def test_every_row_has_its_figures(finished):
 
 def test_all_labels_are_the_same_experiment_as_no_mask(finished):
     """With a share of 1 a method that draws nothing else has the figures of the unmasked experiment."""
-    lines = read(finished.results / "meta_profile_tables.jsonl")
+    lines = read(finished.stored / "meta_profile_tables.jsonl")
     name = "logistic regression on aggregates"
     values = {
         experiment: [
@@ -344,7 +346,7 @@ def test_all_labels_are_the_same_experiment_as_no_mask(finished):
 
 
 def test_tests_are_of_the_candidate_against_all_others(finished):
-    tests = read(finished.results / "meta_profile_tables.tests.jsonl")
+    tests = read(finished.stored / "meta_profile_tables.tests.jsonl")
     assert {test["method"] for test in tests} == {CANDIDATE}
     others = {test["other"] for test in tests if test["experiment"] == "ood"}
     assert others == {method.name for method in METHODS} - {CANDIDATE}
@@ -354,7 +356,7 @@ def test_tests_are_of_the_candidate_against_all_others(finished):
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch):
-    before = {path.name: path.read_text() for path in finished.results.glob("*.jsonl")}
+    before = {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
     assert len(before) == 4
 
     def refuse(*_, **__):
@@ -366,7 +368,27 @@ def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch
         patch.setattr(finished, "write_tables", lambda: None)
         finished.run_parts()
     finished.write_tables()
-    assert {path.name: path.read_text() for path in finished.results.glob("*.jsonl")} == before
+    assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
+
+
+def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, shop, tmp_path, capsys):
+    shutil.copytree(finished.stored, tmp_path / "results")
+    (tmp_path / "docs").mkdir(exist_ok=True)
+    (tmp_path / "docs" / "meta_profile.md").write_bytes((DOCS / "meta_profile.md").read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    config = replace(CONFIG, only_tables=True, replace_stored=False)
+    nothing = tables_in(tmp_path, shop, config)
+    (tmp_path / "docs" / "meta_profile.md").write_bytes((DOCS / "meta_profile.md").read_bytes())
+    with pytest.raises(ValueError, match="no row is finished in"):
+        nothing.run()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    shutil.copytree(finished.parts.folder.parent, tmp_path / "work", dirs_exist_ok=True)
+    nothing.run()
+    assert "--replace-stored puts them there" in capsys.readouterr().out
+    now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path: now[path] for path in before} == before
+    for path in finished.stored.glob("*.jsonl"):
+        assert (nothing.own_results / path.name).read_bytes() == path.read_bytes()
 
 
 def test_meta_training_is_shared_by_the_rows_that_read_its_g(finished):
@@ -437,7 +459,7 @@ def test_the_page_has_the_tables_and_the_curves_are_drawn(finished):
         text = (finished.docs / f"meta_profile_{experiment}_complete_journey.svg").read_text()
         assert text.startswith("<?xml")
     with pytest.raises(ValueError, match="complete_journey:begin"):
-        update_meta_profile_page(finished.results, _without_markers(finished.docs))
+        update_meta_profile_page(finished.stored, _without_markers(finished.docs))
 
 
 def _without_markers(docs):
@@ -463,7 +485,7 @@ def test_a_forecast_runs_nothing(shop, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "masking" in printed
     assert "CPU minutes" in printed
-    assert not tables.results.exists()
+    assert not tables.stored.exists()
 
 
 def test_the_picture_is_of_a_row_with_many_cells(shop, tmp_path):

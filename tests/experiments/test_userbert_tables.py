@@ -182,7 +182,7 @@ def test_rows_and_seeds_that_are_not_finished_here_are_not_taken_from_the_stored
     defaults = replace(CONFIG, only_tables=True, replace_stored=False)
     fewer = tables_in(tmp_path, shop, SIMPLE + TRAINED, replace(defaults, seeds=(0,)))
     assert fewer.write_tables() == fewer.own_results
-    assert "lack rows or seeds that are there (LSTM+MTL (targeting);" in capsys.readouterr().out
+    assert "lack rows, seeds or queries that are there (LSTM+MTL (targeting);" in capsys.readouterr().out
     assert tables_in(tmp_path, shop, SIMPLE, defaults).write_tables() == fewer.own_results
     assert contents(tmp_path / "results") == before
     assert tables_in(tmp_path, shop, SIMPLE + TRAINED, defaults).write_tables() == tmp_path / "results"
