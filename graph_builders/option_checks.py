@@ -16,10 +16,18 @@ def check_whole_numbers(options: Any, **least: int) -> None:
         value = getattr(options, name)
         if value is None and _may_be_none(options, name):
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-            raise ValueError(
-                f"{_of(options, name)} must be a whole number of at least {bound}, got {value!r}"
-            )
+        check_whole_number(_of(options, name), value, bound)
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """Check that a value is a whole number of at least so much.
+
+    Raises:
+        ValueError: naming the value by ``name``.
+
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def check_numbers(
@@ -49,20 +57,36 @@ def check_numbers(
         value = getattr(options, name)
         if value is None and _may_be_none(options, name):
             continue
-        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        right = right and (least is None or value >= least) and (above is None or value > above)
-        if not right or (most is not None and value > most) or (below is not None and value >= below):
-            words = [
-                f"{word} {bound:g}"
-                for word, bound in zip(
-                    ("at least", "above", "at most", "below"), (least, above, most, below), strict=True
-                )
-                if bound is not None
-            ]
-            bounds = " and ".join(words)
-            raise ValueError(
-                f"{_of(options, name)} must be finite{' and ' + bounds if bounds else ''}, got {value!r}"
+        check_number(_of(options, name), value, least=least, above=above, most=most, below=below)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: int | float | None = None,
+    above: int | float | None = None,
+    most: int | float | None = None,
+    below: int | float | None = None,
+) -> None:
+    """Check that a value is a finite number within bounds, as :func:`check_numbers` has them.
+
+    Raises:
+        ValueError: naming the value by ``name``.
+
+    """
+    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    right = right and (least is None or value >= least) and (above is None or value > above)
+    if not right or (most is not None and value > most) or (below is not None and value >= below):
+        words = [
+            f"{word} {bound:g}"
+            for word, bound in zip(
+                ("at least", "above", "at most", "below"), (least, above, most, below), strict=True
             )
+            if bound is not None
+        ]
+        bounds = " and ".join(words)
+        raise ValueError(f"{name} must be finite{' and ' + bounds if bounds else ''}, got {value!r}")
 
 
 def check_choices(options: Any) -> None:

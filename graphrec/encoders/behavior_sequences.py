@@ -5,15 +5,22 @@ Tasks", KDD 2018. A behaviour has an item, described by fields, and a property: 
 was done. Times enter as the hour of day and the gap to the query.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from graph_builders import IdMap
+from graph_builders.behavior_graph import USER
+from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.base import EncoderInput, HistoryRequest
+from graphrec.encoders.fit_until import FittedUntil
 from graphrec.encoders.local_clock import LocalClock
 from graphrec.encoders.sentences import FIRST, RARE
 from graphrec.encoders.vocabulary import AttributeVocabularies
@@ -99,6 +106,9 @@ class SequenceSizes:
         properties: of each column of ``BehaviorSequences.properties``.
         profile: of each profile field.
         query: of each field of the query.
+        made_by: fingerprint of the tokenizer that they are of; None of sizes made by hand. It travels with a
+            model and its weights, so that codes of other words are not taken for these; sizes are equal
+            without it.
 
     """
 
@@ -106,6 +116,7 @@ class SequenceSizes:
     properties: tuple[int, ...]
     profile: tuple[int, ...] = ()
     query: tuple[int, ...] = ()
+    made_by: str | None = field(default=None, repr=False, compare=False)
 
     def check(self, sequences: BehaviorSequences) -> None:
         """Raise if sequences have other columns than a model of these sizes reads.
@@ -124,6 +135,42 @@ class SequenceSizes:
             )
 
 
+class SequenceModel(FittedUntil):
+    """A model that knows of which tokenizer its sequences must be.
+
+    Args:
+        sizes: of the sequences' vocabularies. Sizes made by hand take over the fingerprint of weights that
+            are loaded.
+
+    """
+
+    noun = "encoder"
+
+    def __init__(self, sizes: SequenceSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what the state dict holds beside weights."""
+        return {**super().get_extra_state(), "made_by": self.sizes.made_by}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take over ``fit_until`` and the tokenizer's fingerprint; older weights have none.
+
+        Raises:
+            ValueError: as :class:`FittedUntil`, or the weights are of another tokenizer.
+
+        """
+        stored, own = state.get("made_by"), self.sizes.made_by
+        if None not in (stored, own) and stored != own:
+            raise ValueError(
+                f"the weights are of codes of tokenizer {stored}, this {self.noun} of {own}: their words, "
+                "items, edge types, names or time zones are others; make it of the tokenizer of the weights"
+            )
+        super().set_extra_state(state)
+        self.sizes = replace(self.sizes, made_by=own if stored is None else stored)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceTokenizer:
     """From what a reader returns to sequences of codes, for all queries at once on any device.
@@ -134,13 +181,17 @@ class SequenceTokenizer:
         item_fields: fields of the items that are read.
         attributes: of the behaviours, such as the tab in which it was done.
         num_items: how many items have a code of their own, by their rows; later ones are rare. 0: none has.
+            A row means an item in one graph alone: give ``items`` too. Not for neighbours that are users.
+        items: what :func:`item_fingerprint` says of the graph, a part of the fingerprint; None: nothing
+            notices that another graph's rows are other items.
         length: the most recent behaviours that are kept (paper: 100).
         profile: vocabularies of the queries' static fields; None for no profile.
         query_fields: vocabularies of the queries' own fields; None for none.
         time_zone: of the users: an IANA name or a shift such as +08:00.
 
     Raises:
-        ValueError: a column was not fitted, items would have no code at all, or an unknown time zone.
+        ValueError: a column was not fitted, items would have no code at all, users would have codes of their
+            own, or an unknown time zone.
 
     """
 
@@ -149,6 +200,7 @@ class SequenceTokenizer:
     item_fields: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     num_items: int = 0
+    items: str | None = None
     length: int = 100
     profile: AttributeVocabularies | None = None
     query_fields: AttributeVocabularies | None = None
@@ -161,11 +213,21 @@ class SequenceTokenizer:
                 f"columns {missing} were not fitted, there are {list(self.vocabularies.names)}: fit the "
                 "vocabularies on the tokenizer's request"
             )
-        if self.length < 1 or self.num_items < 0 or not (self.item_fields or self.num_items):
+        check_whole_number("SequenceTokenizer.length", self.length, 1)
+        check_whole_number("SequenceTokenizer.num_items", self.num_items, 0)
+        if not (self.item_fields or self.num_items):
             raise ValueError(
-                "behaviours need an item field or num_items, and a length of at least 1: got item_fields="
-                f"{list(self.item_fields)}, num_items={self.num_items}, length={self.length}"
+                "behaviours need an item field or num_items: got item_fields="
+                f"{list(self.item_fields)}, num_items={self.num_items}"
             )
+        of_users = [edge_type for edge_type in self.edge_types if edge_type[0] == USER]
+        if self.num_items and of_users:
+            raise ValueError(
+                f"num_items={self.num_items} would give codes to users, the neighbours of {of_users}: user "
+                "IDs are no vocabulary; leave num_items at 0 and read item_fields"
+            )
+        if self.items is not None and not self.num_items:
+            raise ValueError("items tells which items have codes of their own: give num_items too")
         assert self.clock  # an unknown time zone raises here
 
     @cached_property
@@ -194,7 +256,47 @@ class SequenceTokenizer:
             properties=(*derived, *(num_codes[name] for name in self.attributes)),
             profile=tuple((self.profile.num_codes if self.profile else {}).values()),
             query=tuple((self.query_fields.num_codes if self.query_fields else {}).values()),
+            made_by=self.fingerprint,
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all that decides what a code means.
+
+        That is words, edges of bins, edge types, names, items and time zone; neither until when vocabularies
+        were fitted nor ``length``, for codes are the same in longer sequences.
+        """
+
+        def words(part: AttributeVocabularies | None, names: Sequence[str] | None = None) -> Any:
+            if part is None:
+                return None
+            found = part.state()["fields"]
+            return [[name, found[name]] for name in (part.names if names is None else names)]
+
+        state = {
+            "edge_types": self.edge_types,
+            "item": words(self.vocabularies, self.item_fields),
+            "attributes": words(self.vocabularies, self.attributes),
+            "items": [self.num_items, self.items],
+            "profile": words(self.profile),
+            "query": words(self.query_fields),
+            "time_zone": self.time_zone,
+            "num_gaps": NUM_GAPS,
+        }
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+
+    def check_items(self, ids: IdMap) -> None:
+        """Raise if the first ``num_items`` rows of a graph are other items than those of ``items``, if given.
+
+        Raises:
+            ValueError: they are others.
+
+        """
+        if self.items is not None and item_fingerprint(ids, self.num_items) != self.items:
+            raise ValueError(
+                f"the first {self.num_items} items of the graph are not those that the tokenizer's codes "
+                "mean: take the graph that it was made for, or one that was appended to it"
+            )
 
     def check_before(self, label_start: int) -> None:
         """Raise if a vocabulary saw anything at or after the first label window begins.
@@ -241,6 +343,18 @@ class SequenceTokenizer:
             if self.query_fields
             else none,
         )
+
+
+def item_fingerprint(ids: IdMap, num_items: int) -> str:
+    """Return 16 hexadecimal digits over the IDs of the first rows, in the order of rows.
+
+    Args:
+        ids: of the items: ``graph.ids["item"]``.
+        num_items: the tokenizer's. Rows beyond may be added later.
+
+    """
+    known = json.dumps(ids.id_series.head(num_items).to_list())  # 7 is not "7" here either
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
 def behavior_request(

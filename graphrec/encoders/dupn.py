@@ -13,15 +13,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graph_builders.option_checks import check_number, check_whole_number
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
-from graphrec.encoders.behavior_sequences import BehaviorSequences, SequenceSizes, SequenceTokenizer
-from graphrec.encoders.fit_until import FittedUntil
+from graphrec.encoders.behavior_sequences import (
+    BehaviorSequences,
+    SequenceModel,
+    SequenceSizes,
+    SequenceTokenizer,
+)
 from graphrec.nn.code_vectors import CodeVectors, MappedCodes
 from graphrec.nn.padding import padded, padding_mask
 from graphrec.nn.property_lstm import PropertyGatedLSTM
 
 
-class DUPN(FittedUntil):
+class DUPN(SequenceModel):
     r"""Return the user representation: the attended behaviours and the profile, side by side.
 
     .. math::
@@ -50,10 +55,13 @@ class DUPN(FittedUntil):
     Attributes:
         out_channels: size of the representation (paper: 256), with the query's where it stands in it.
         query_channels: size of the query's vector, of all fields together.
+        options: the arguments that no weight's shape shows.
+
+    Raises:
+        ValueError: a width is no whole number or too small, there is none for a column, or another argument
+            cannot be.
 
     """
-
-    noun = "encoder"
 
     def __init__(
         self,
@@ -69,14 +77,28 @@ class DUPN(FittedUntil):
         query_in_output: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(sizes)
+        check_whole_number("hidden_channels", hidden_channels, 1)
+        check_whole_number("user_channels", user_channels, 0)
+        check_whole_number("query_channels", query_channels, 0)
+        check_number("dropout", dropout, least=0, below=1)
         if properties_in not in ("both", "lstm", "attention", "none"):
             raise ValueError(
                 f'properties_in must be "both", "lstm", "attention" or "none", got {properties_in!r}'
             )
-        if not attention_channels:
-            raise ValueError("the attention needs a hidden layer: attention_channels is empty")
-        self.sizes, self.query_in_output = sizes, query_in_output
+        if not isinstance(attention_channels, Sequence) or not attention_channels:
+            raise ValueError(
+                f"the attention needs a width of each hidden layer, one at least, such as (128, 64): "
+                f"attention_channels is {attention_channels!r}"
+            )
+        for one in attention_channels:
+            check_whole_number("a width of attention_channels", one, 1)
+        self.query_in_output = query_in_output
+        self.options = {
+            "properties_in": properties_in,
+            "query_in_output": query_in_output,
+            "dropout": dropout,
+        }
         self.in_lstm, self.in_attention = (properties_in in ("both", part) for part in ("lstm", "attention"))
         self.item = CodeVectors(sizes.item, _widths("item_channels", item_channels, sizes.item))
         width = _widths("property_channels", property_channels, sizes.properties)
@@ -130,10 +152,26 @@ class DUPN(FittedUntil):
         return self.dropout(torch.cat(parts, dim=1))
 
     @torch.no_grad()
-    def attention(self, sequences: BehaviorSequences) -> Float[Tensor, " num_behaviors"]:
-        """Return the weight of each behaviour, to look at them; those of a query sum to one."""
+    def attention(
+        self,
+        sequences: BehaviorSequences,
+        query: Float[Tensor, "num_queries query_channels"] | None = None,
+    ) -> Float[Tensor, " num_behaviors"]:
+        """Return the weight of each behaviour, to look at them; those of a query sum to one.
+
+        Nothing is dropped, in training mode either.
+
+        Args:
+            sequences: on the model's device.
+            query: as in :meth:`forward`.
+
+        Raises:
+            ValueError: the sequences have other columns than ``sizes``.
+
+        """
         self.sizes.check(sequences)
-        _, weight, _ = self._attend(sequences, self._query_of(sequences))
+        given = self._query_of(sequences) if query is None else query
+        _, weight, _ = self._attend(sequences, given, drops=False)
         return weight[padding_mask(sequences.ptr)]
 
     def _query_of(self, sequences: BehaviorSequences) -> Float[Tensor, "N query_channels"]:
@@ -142,11 +180,12 @@ class DUPN(FittedUntil):
         return self.no_query.expand(len(sequences), -1)
 
     def _attend(
-        self, sequences: BehaviorSequences, query: Float[Tensor, "N query_channels"]
+        self, sequences: BehaviorSequences, query: Float[Tensor, "N query_channels"], *, drops: bool = True
     ) -> tuple[Float[Tensor, "N L hidden"], Float[Tensor, "N L"], Float[Tensor, "N user"]]:
         user = self.user(sequences.profile)
         mask = padding_mask(sequences.ptr)
-        item = padded(self.dropout(self.item(sequences.item)), mask)
+        vector = self.item(sequences.item)
+        item = padded(self.dropout(vector) if drops else vector, mask)
         properties = item[..., :0]
         if self.in_lstm or self.in_attention:
             properties = padded(self.property(sequences.properties), mask)
@@ -169,7 +208,7 @@ class DUPNEncoder(NodeEncoder[BehaviorSequences]):
         dupn: encodes them.
 
     Raises:
-        ValueError: the two are of other vocabularies.
+        ValueError: the two are of other vocabularies, edge types, items or zones.
 
     """
 
@@ -179,6 +218,11 @@ class DUPNEncoder(NodeEncoder[BehaviorSequences]):
             raise ValueError(
                 f"the tokenizer makes sequences of {tokenizer.sizes}, the model reads {dupn.sizes}: take the "
                 "tokenizer that the model was made for"
+            )
+        if dupn.sizes.made_by not in (None, tokenizer.fingerprint):
+            raise ValueError(
+                "the tokenizer's words, items, edge types, names or time zone are others than those that the "
+                "model was made for, though as many: take its own tokenizer"
             )
         self.tokenizer, self.dupn, self.out_channels = tokenizer, dupn, dupn.out_channels
         self.requests: dict[str, HistoryRequest] = tokenizer.requests
@@ -205,8 +249,11 @@ class DUPNEncoder(NodeEncoder[BehaviorSequences]):
 
 
 def _widths(name: str, channels: Sequence[int] | int, num_codes: Sequence[int]) -> list[int]:
-    if isinstance(channels, int):
+    if not isinstance(channels, Sequence):
+        check_whole_number(name, channels, 0)
         return [channels] * len(num_codes)
     if len(channels) != len(num_codes):
         raise ValueError(f"{name} has {len(channels)} values for {len(num_codes)} columns: give each one")
+    for one in channels:
+        check_whole_number(f"a width of {name}", one, 0)
     return list(channels)

@@ -23,16 +23,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphrec.encoders.behavior_sequences import BehaviorSequences, SequenceSizes
+from graph_builders.option_checks import check_whole_number
+from graphrec.encoders.behavior_sequences import BehaviorSequences, SequenceModel, SequenceSizes
 from graphrec.encoders.fit_until import FittedUntil
 from graphrec.encoders.sentences import MISSING
-from graphrec.models.dupn_heads import PairHead, TaskHead, TaskRows, dense_layers
+from graphrec.models.dupn_heads import ClassHead, PairHead, TaskHead, TaskRows, dense_layers
 from graphrec.nn.code_vectors import CodeVectors, MappedCodes
 from graphrec.nn.padding import padded, padding_mask
 from samplers import keyed_bits
 
 
-class SequenceEncoder(FittedUntil, ABC):
+class SequenceEncoder(SequenceModel, ABC):
     """What the baselines' encoders share: vectors of behaviours, of the profile and of the query.
 
     Args:
@@ -44,8 +45,6 @@ class SequenceEncoder(FittedUntil, ABC):
 
     """
 
-    noun = "encoder"
-
     def __init__(
         self,
         sizes: SequenceSizes,
@@ -55,8 +54,8 @@ class SequenceEncoder(FittedUntil, ABC):
         user_channels: int,
         query_channels: int,
     ) -> None:
-        super().__init__()
-        self.sizes, self.query_channels = sizes, query_channels
+        super().__init__(sizes)
+        self.query_channels = query_channels
         self.item = CodeVectors(sizes.item, [item_channels] * len(sizes.item))
         self.property = CodeVectors(sizes.properties, [property_channels] * len(sizes.properties))
         self.user = MappedCodes(CodeVectors(sizes.profile, [16] * len(sizes.profile)), user_channels)
@@ -153,7 +152,7 @@ class BehaviorMean(SequenceEncoder):
 
     Args:
         sizes: of the sequences' vocabularies.
-        hidden_channels: of the layers; the last is the representation.
+        hidden_channels: of the layers, one at least; the last is the representation.
         item_channels: of each column of the items.
         property_channels: of each property.
         user_channels: of the profile's vector.
@@ -161,6 +160,9 @@ class BehaviorMean(SequenceEncoder):
 
     Attributes:
         out_channels: of the last layer.
+
+    Raises:
+        ValueError: there is no layer, or a width is no whole number of at least 1.
 
     """
 
@@ -181,6 +183,10 @@ class BehaviorMean(SequenceEncoder):
             user_channels=user_channels,
             query_channels=query_channels,
         )
+        if not hidden_channels:
+            raise ValueError("the representation is the last layer: hidden_channels is empty, name a width")
+        for one in hidden_channels:
+            check_whole_number("a width of hidden_channels", one, 1)
         self.out_channels = hidden_channels[-1]
         self.layers = dense_layers(
             [self.behavior_channels + user_channels + query_channels, *hidden_channels]
@@ -217,6 +223,7 @@ class TowerHead(TaskHead):
     """
 
     losses, score = staticmethod(PairHead.losses), staticmethod(PairHead.score)
+    label_values = PairHead.label_values
 
     def __init__(
         self,
@@ -247,10 +254,14 @@ class WideHead(TaskHead):
     Args:
         kind: the head whose labels, loss and scores these are: PairHead, RankingHead or ClassHead.
         num_columns: wide ones.
-        num_buckets: of the hash.
+        num_buckets: of the hash, those of ``add_wide_codes``: more in the rows are refused by :meth:`check`,
+            fewer cannot be told.
         num_outputs: 1, or the number of classes.
         num_features: ranking features.
         deep: reads the representation and the other columns; None for Wide alone.
+
+    Raises:
+        ValueError: there is no bucket.
 
     """
 
@@ -265,7 +276,10 @@ class WideHead(TaskHead):
         deep: TaskHead | None = None,
     ) -> None:
         super().__init__()
+        check_whole_number("num_buckets", num_buckets, 1)
         self.kind, self.num_columns, self.deep = kind, num_columns, deep
+        is_class = issubclass(kind, ClassHead)
+        self.label_values = tuple(range(num_outputs)) if is_class else kind.label_values
         self.table = nn.EmbeddingBag(num_buckets, num_outputs, mode="sum")
         nn.init.zeros_(self.table.weight)
         self.of_features = nn.Parameter(torch.zeros(num_features, num_outputs))
@@ -278,18 +292,37 @@ class WideHead(TaskHead):
             ValueError: the rows have fewer columns than the wide part reads.
 
         """
-        num_deep = rows.entity.shape[1] - self.num_columns
-        if num_deep < 0:
-            raise ValueError(
-                f"the wide part reads {self.num_columns} columns, the rows have {rows.entity.shape[1]}: "
-                "add_wide_codes comes first"
-            )
+        num_deep = self._num_deep(rows)
         logit: Tensor = self.table(rows.entity[:, num_deep:]) + rows.features @ self.of_features + self.bias
         if logit.shape[1] == 1:
             logit = logit[:, 0]
         if self.deep is not None:
             logit = logit + self.deep(vector, replace(rows, entity=rows.entity[:, :num_deep]))
         return logit
+
+    def check(self, rows: TaskRows) -> None:
+        """Raise if the rows' wide codes are of more buckets than the head has.
+
+        Raises:
+            ValueError: they are, or the rows have no wide codes.
+
+        """
+        super().check(rows)
+        wide = rows.entity[:, self._num_deep(rows) :]
+        if wide.numel() and not 0 <= int(wide.min()) <= int(wide.max()) < self.table.num_embeddings:
+            raise ValueError(
+                f"the rows' wide codes are {int(wide.min())} to {int(wide.max())}, the head has "
+                f"{self.table.num_embeddings} buckets: give add_wide_codes and WideHead one num_buckets"
+            )
+
+    def _num_deep(self, rows: TaskRows) -> int:
+        num_deep = rows.entity.shape[1] - self.num_columns
+        if num_deep < 0:
+            raise ValueError(
+                f"the wide part reads {self.num_columns} columns, the rows have {rows.entity.shape[1]}: "
+                "add_wide_codes comes first"
+            )
+        return num_deep
 
     def losses(self, logit: Tensor, rows: TaskRows) -> Tensor:  # type: ignore[override]
         """Return each row's loss, as ``kind`` has it."""
@@ -311,12 +344,17 @@ def add_wide_codes(
         rows: of a task.
         sequences: of its queries.
         num_last: behaviours, the last one first; missing where there were fewer.
-        num_buckets: of the hash, the head's.
+        num_buckets: of the hash, the head's: with fewer, its other weights stay as they are.
 
     Returns:
         The rows with ``U + E + U E`` more columns, of ``U`` codes of a user and ``E`` of an entity.
 
+    Raises:
+        ValueError: there is no bucket, or a negative number of behaviours.
+
     """
+    check_whole_number("num_buckets", num_buckets, 1)
+    check_whole_number("num_last", num_last, 0)
     last = sequences.ptr[1:, None] - 1 - torch.arange(num_last, device=sequences.ptr.device)
     item = torch.cat([sequences.item[:, 0], sequences.item.new_zeros(1)])  # read where there is no behaviour
     there = last >= sequences.ptr[:-1, None]

@@ -49,7 +49,14 @@ class TaskRows:
 
 
 class TaskHead(nn.Module, ABC):
-    """From representations to the logits of one task."""
+    """From representations to the logits of one task.
+
+    Attributes:
+        label_values: the labels that there are; none named: any number.
+
+    """
+
+    label_values: Sequence[float] = ()
 
     @abstractmethod
     def forward(self, vector: Float[Tensor, "num_rows channels"], rows: TaskRows) -> Tensor:
@@ -71,6 +78,39 @@ class TaskHead(nn.Module, ABC):
     def score(logit: Tensor) -> Tensor:
         """Return what a metric reads: a probability, a ranking score, or the probability of each class."""
 
+    def check(self, rows: TaskRows) -> None:
+        """Raise if rows cannot be scored, whatever their labels; once for all rows of a task.
+
+        Raises:
+            ValueError: a ranking feature is not finite.
+
+        """
+        wrong = (~rows.features.isfinite().all(dim=1)).nonzero().flatten()
+        if len(wrong):
+            raise ValueError(
+                f"features of row {int(wrong[0])} and {len(wrong) - 1} others are not finite: fill what is "
+                "missing, or scale them (graphrec.training.scaling)"
+            )
+
+    def check_labels(self, label: Float32[Tensor, " num_rows"]) -> None:
+        """Raise if a label is none of ``label_values``; once for all rows of a task.
+
+        Raises:
+            ValueError: naming the first one.
+
+        """
+        if not self.label_values:
+            return
+        known = torch.tensor(list(self.label_values), dtype=label.dtype, device=label.device)
+        wrong = (~torch.isin(label, known)).nonzero().flatten()
+        if len(wrong):
+            few = ", ".join(f"{value:g}" for value in self.label_values[:3])
+            there = few if len(known) <= 3 else f"{few} to {self.label_values[-1]:g}"
+            raise ValueError(
+                f"labels of a {type(self).__name__} are {there}, got {float(label[wrong[0]]):g} in row "
+                f"{int(wrong[0])} and {len(wrong) - 1} other wrong ones"
+            )
+
     def loss(self, logit: Tensor, rows: TaskRows) -> Float[Tensor, ""]:
         """Return the mean over the rows of their weighted losses."""
         return (self.losses(logit, rows) * rows.weight).mean()
@@ -87,6 +127,8 @@ class PairHead(TaskHead):
         dropout: behind each of them.
 
     """
+
+    label_values = (0.0, 1.0)
 
     def __init__(
         self,
@@ -132,6 +174,8 @@ class RankingHead(TaskHead):
         dropout: behind it.
 
     """
+
+    label_values = (-1.0, 1.0)
 
     def __init__(
         self, in_channels: int, num_features: int, *, hidden_channels: int = 128, dropout: float = 0.0
@@ -188,6 +232,7 @@ class ClassHead(TaskHead):
         self, in_channels: int, num_classes: int, *, hidden_channels: int = 128, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        self.label_values = tuple(range(num_classes))
         self.layers = dense_layers([in_channels, hidden_channels, num_classes], dropout=dropout)
 
     def forward(self, vector: Tensor, rows: TaskRows) -> Tensor:

@@ -28,7 +28,11 @@ def item_codes(graph: BehaviorGraph, tokenizer: SequenceTokenizer) -> EntityCode
         graph: which knows the items and their fields.
         tokenizer: whose columns of items are wanted: the item itself where it is read, then its fields.
 
+    Raises:
+        ValueError: the tokenizer is bound to other items than the graph's (``SequenceTokenizer.items``).
+
     """
+    tokenizer.check_items(graph.ids["item"])
 
     def codes(item_id: pl.Series) -> Tensor:
         row = graph.ids["item"].rows(item_id)

@@ -181,6 +181,28 @@ def test_wide_head_by_hand():
         WideHead(RankingHead, 4)(vector, rows)
 
 
+def test_buckets_and_layers_that_cannot_be():
+    rows = rows_of([0.0, 1.0], [[1, 0], [1, 7]])
+    for wrong in (0, -5):
+        with pytest.raises(ValueError, match=f"num_buckets must be .* got {wrong}"):
+            add_wide_codes(rows, toy_sequences((1, 1)), num_buckets=wrong)
+        with pytest.raises(ValueError, match=f"num_buckets must be .* got {wrong}"):
+            WideHead(PairHead, 1, num_buckets=wrong)
+    WideHead(PairHead, 1, num_buckets=8).check(rows)
+    with pytest.raises(ValueError, match="wide codes are 0 to 7, the head has 7 buckets"):
+        WideHead(PairHead, 1, num_buckets=7).check(rows)
+    with pytest.raises(ValueError, match="hidden_channels is empty"):
+        BehaviorMean(SIZES, hidden_channels=())
+
+
+def test_labels_of_a_head_are_those_of_its_kind():
+    labels = torch.tensor([0.0, 2.0])
+    WideHead(ClassHead, 1, num_outputs=3).check_labels(labels)
+    for head in (WideHead(PairHead, 1), TowerHead(2, entity_tables()), WideHead(ClassHead, 1, num_outputs=2)):
+        with pytest.raises(ValueError, match=r"are 0, 1, got 2 in row 1 and 0 other"):
+            head.check_labels(labels)
+
+
 def planted(num_rows=96):
     """Clicks on entities of two kinds, and on the entity that was the last behaviour: a cross decides."""
     generator = torch.Generator().manual_seed(3)
@@ -238,7 +260,8 @@ def test_each_model_is_trained_and_scores(name):
         batch_size=48,
     )
     fit_tasks(model, {"click": data}, fit_until=96, config=MultiTaskConfig(optimizer=optimizer))
-    encoder.fit_until = None  # scored on what was learned from: whether it can learn, not how well
+    # scored on what was learned from: whether it can learn, not how well
+    model.fit_until = encoder.fit_until = None
     score = score_task(model, "click", data)
     right = (score > 0.5).float() == data.rows.label
     assert right.float().mean() > 0.9, name

@@ -123,6 +123,18 @@ def test_entity_tables_may_be_the_encoders():
     assert touched == [1, 5]
 
 
+def test_labels_that_are_none_of_the_tasks():
+    heads = {
+        "0, 1": PairHead(1, MappedCodes(CodeVectors((3,), (2,)), 1)),
+        "-1, 1": RankingHead(1, 3),
+        "0, 1, 2 to 6": ClassHead(1, 7),
+    }
+    for said, head in heads.items():
+        head.check_labels(torch.tensor([float(said[-1]), 1.0]))
+        with pytest.raises(ValueError, match=f"are {said}, got 0.5 in row 1 and 1 other"):
+            head.check_labels(torch.tensor([1.0, 0.5, float("nan")]))
+
+
 def test_errors():
     head = PairHead(1, MappedCodes(CodeVectors((3,), (2,)), 1))
     with pytest.raises(ValueError, match="tables are of 1 columns of codes, the rows have 2"):

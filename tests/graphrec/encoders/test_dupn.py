@@ -8,6 +8,7 @@ import torch
 
 from graph_builders import (
     EventSchema,
+    IdMap,
     Relation,
     build_behavior_graph,
     build_feature_table,
@@ -21,6 +22,7 @@ from graphrec.encoders.behavior_sequences import (
     SequenceTokenizer,
     behavior_request,
     concatenate_sequences,
+    item_fingerprint,
 )
 from graphrec.encoders.dupn import DUPN, DUPNEncoder
 from graphrec.encoders.input_reader import InputReader
@@ -255,6 +257,76 @@ def test_users_differ_by_order_alone():
     encoder = DUPNEncoder(tokenizer, small(tokenizer.sizes)).eval()
     ann, bob = encoder(sequences_of(graph, tokenizer, ["ann", "bob"], [999, 999]))
     assert not torch.allclose(ann, bob)
+
+
+def test_attention_drops_nothing_and_takes_a_query():
+    model, given = small(SIZES, dropout=0.5), toy_sequences()
+    in_training = model.attention(given)
+    assert model.training
+    own = torch.full((3, 2), 3.0)
+    with_query = model.attention(given, own)
+    model.eval()
+    assert torch.equal(in_training, model.attention(given))
+    assert torch.equal(with_query, model.attention(given, own))
+    assert not torch.allclose(with_query, in_training)
+
+
+def test_a_tokenizer_of_other_words_is_refused_though_sizes_are_the_same():
+    graph = toy_graph()
+    tokenizer = make_tokenizer(graph, items=item_fingerprint(graph.ids["item"], 2))
+    tokenizer.check_items(graph.ids["item"])
+    weights = small(tokenizer.sizes).state_dict()
+    renamed = IdMap.build(["y", "x", "z"])
+    others = {
+        "items": replace(tokenizer, items=item_fingerprint(renamed, 2)),
+        "time zone": replace(tokenizer, time_zone="Asia/Tokyo"),
+        "words": make_tokenizer(
+            toy_graph([(*row[:4], "shelf" if row[4] == "home" else row[4]) for row in ROWS]),
+            items=tokenizer.items,
+        ),
+    }
+    for name, other in others.items():
+        assert other.sizes == tokenizer.sizes, name
+        model = small(other.sizes)
+        with pytest.raises(ValueError, match="weights are of codes of tokenizer"):
+            model.load_state_dict(weights)
+        with pytest.raises(ValueError, match="take its own tokenizer"):
+            DUPNEncoder(tokenizer, model)
+    with pytest.raises(ValueError, match="first 2 items of the graph are not those"):
+        tokenizer.check_items(renamed)
+    longer = replace(tokenizer, length=9)  # the same codes
+    DUPNEncoder(longer, small(tokenizer.sizes)).dupn.load_state_dict(weights)
+    by_hand = small(replace(tokenizer.sizes, made_by=None))
+    by_hand.load_state_dict({**weights, "_extra_state": {"fit_until": 3}})  # as of an earlier release
+    assert (by_hand.fit_until, by_hand.sizes.made_by) == (3, None)
+    by_hand.fit_until = None
+    by_hand.load_state_dict(weights)
+    assert by_hand.sizes.made_by == tokenizer.fingerprint
+
+
+def test_options_that_cannot_be():
+    graph = toy_graph()
+    tokenizer = make_tokenizer(graph)
+    with pytest.raises(ValueError, match="would give codes to users"):
+        replace(tokenizer, edge_types=(CLICK.edge_type,))
+    with pytest.raises(ValueError, match="give num_items too"):
+        replace(tokenizer, num_items=0, items="0" * 16)
+    for name, wrong in (("length", 2.5), ("length", 0), ("num_items", -1)):
+        given = object.__new__(SequenceTokenizer)
+        vars(given).update({**vars(tokenizer), name: wrong})
+        with pytest.raises(ValueError, match=f"{name} must be a whole number .* got {wrong}"):
+            given.__post_init__()
+    make = getattr(DUPN.__init__, "__wrapped__", DUPN.__init__)
+    for options in (
+        {"hidden_channels": 0},
+        {"attention_channels": 7},
+        {"attention_channels": (4, 0)},
+        {"item_channels": True},
+        {"item_channels": (3, -1)},
+        {"dropout": 1.0},
+    ):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            make(object.__new__(DUPN), SIZES, **options)
 
 
 def test_checkpoints_and_wrong_input(tmp_path):
