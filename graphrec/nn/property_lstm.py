@@ -30,6 +30,7 @@ class PropertyGatedLSTM(nn.Module):
 
     def __init__(self, in_channels: int, property_channels: int, hidden_channels: int) -> None:
         super().__init__()
+        self.in_channels, self.property_channels = in_channels, property_channels
         self.hidden_channels = hidden_channels
         # in torch's order: input gate, forget gate, candidate, output gate
         self.weight_input = nn.Parameter(torch.empty(4 * hidden_channels, in_channels))
@@ -57,7 +58,17 @@ class PropertyGatedLSTM(nn.Module):
             x: vectors of the behaviours, in the order of time.
             properties: of the same behaviours.
 
+        Raises:
+            ValueError: the vectors or the properties have other widths than the layer.
+
         """
+        # torch.lstm compares no widths, and reads outside of its memory where the sum is another
+        found, wanted = (x.shape[-1], properties.shape[-1]), (self.in_channels, self.property_channels)
+        if found != wanted:
+            raise ValueError(
+                f"the layer reads {wanted[0]} channels of behaviours and {wanted[1]} of properties, got "
+                f"{found[0]} and {found[1]}: make it of the widths that come, and give behaviours first"
+            )
         input_forget, output = self.weight_property.split([2 * self.hidden_channels, self.hidden_channels])
         of_property = torch.cat([input_forget, torch.zeros_like(output), output])
         weight = torch.cat([self.weight_input, of_property], dim=1)

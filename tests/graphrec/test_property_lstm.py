@@ -103,3 +103,10 @@ def test_derivatives(layer):
     assert gradgradcheck(layer, given)
     layer(*given).sum().backward()
     assert all(bool(parameter.grad.any()) for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize(("width", "of_property"), [(E + 1, P), (E, P - 1), (E - 1, P + 1), (P, E)])
+def test_other_widths_are_refused_before_torch_reads_beyond_its_memory(layer, width, of_property):
+    x, properties = torch.zeros(N, L, width).double(), torch.zeros(N, L, of_property).double()
+    with pytest.raises(ValueError, match=rf"4 channels of behaviours and 2 .* got {width} and {of_property}"):
+        layer(x, properties)
