@@ -225,10 +225,15 @@ def train_steps(
             another run is refused. None: any checkpoint that fits the model is taken.
 
     Raises:
-        ValueError: the checkpoint is cut, no training's, or another run's; a loss or a weight is not finite;
-            or an epoch gives fewer batches than promised.
+        ValueError: ``checkpoint_every`` or ``log_every`` is below 1; the checkpoint is cut, no training's, or
+            another run's; a loss or a weight is not finite; or an epoch gives fewer batches than promised.
 
     """
+    if checkpoint_every < 1 or log_every < 1:
+        raise ValueError(
+            f"checkpoint_every and log_every are numbers of steps, at least 1: got {checkpoint_every} and "
+            f"{log_every}"
+        )
     optimizer = make_optimizer(model, config)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     total = config.epochs * num_batches

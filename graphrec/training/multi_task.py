@@ -11,8 +11,10 @@ options here. The encoder is any module from prepared inputs to (num_queries, ou
     fit_tasks(model, next_day, fit_until=..., start=Path("ten_days.pt"), checkpoint=Path("day_11.pt"))
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +25,15 @@ from torch import Tensor, nn
 from graph_builders.option_checks import check_choices, check_whole_numbers
 from graphrec.encoders.fit_until import FittedUntil, move_fit_until
 from graphrec.models.dupn_heads import TaskHead, TaskRows
-from graphrec.training.checkpoint import load_checkpoint, random_state, save_checkpoint
+from graphrec.training.checkpoint import (
+    check_made_from,
+    check_parts,
+    digest_of_tensors,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    shape_of_model,
+)
 from graphrec.training.loop import OptimizerConfig, TrainingPoint, train_steps
 from samplers import keyed_uniform
 
@@ -53,8 +63,8 @@ class MultiTaskConfig:
             batches is through, and smaller ones begin anew, in a new order, as often as needed. "together":
             the same, but each step takes a batch of every task and sums their losses.
         task_weights: of the tasks' losses by name; 1 where a task has none.
-        optimizer: default: the paper's Adagrad at 0.001 and batches of 1,024 rows, a small L2, one epoch.
-            ``batch_size`` is that of each task; ``pair_weight`` has no meaning here.
+        optimizer: default: the paper's Adagrad at 0.001 and batches of 1,024 rows, a small L2 on all
+            but embeddings, one epoch. ``batch_size`` is that of each task; ``pair_weight`` has no meaning.
         random_seed: of orders and dropout. A task's order does not depend on the other tasks.
 
     """
@@ -69,9 +79,15 @@ class MultiTaskConfig:
         check_whole_numbers(self, random_seed=0)
         if self.optimizer.pair_weight:
             raise ValueError("MultiTaskConfig.optimizer.pair_weight is for click models alone: leave it at 0")
-        wrong = {name: value for name, value in self.task_weights.items() if not 0 <= value < float("inf")}
+        wrong = {
+            name: value
+            for name, value in self.task_weights.items()
+            if not isinstance(value, Real) or not 0 <= value < float("inf")
+        }
         if wrong:
-            raise ValueError(f"MultiTaskConfig.task_weights must be finite and at least 0, got {wrong}")
+            raise ValueError(
+                f"MultiTaskConfig.task_weights must be finite numbers of at least 0, got {wrong}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,8 +102,8 @@ class TaskData:
         known_time: when each row's label became known, at its query's time or later.
 
     Raises:
-        ValueError: numbers of queries or rows differ, a row's query does not exist, or a label is known
-            before its query.
+        ValueError: numbers of queries or rows differ, times are not int64, a row's query does not exist, a
+            weight is negative or not finite, or a label is known before its query.
 
     """
 
@@ -102,6 +118,22 @@ class TaskData:
             raise ValueError(
                 f"each query needs inputs and a time, each row a known_time: got {len(self.inputs)} "
                 f"inputs for {num_queries} queries, {len(self.known_time)} times for {len(query)} rows"
+            )
+        lengths = {name: len(value) for name, value in vars(self.rows).items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"each row has a value of everything, got numbers of rows {lengths}")
+        times = (self.time, self.known_time, query)
+        if any(value.dtype != torch.int64 for value in times):
+            raise ValueError(
+                "times and numbers of queries must be int64, got "
+                f"{[str(value.dtype) for value in times]} of time, known_time and rows.query"
+            )
+        weight = self.rows.weight
+        wrong = (~(weight.isfinite() & (weight >= 0))).nonzero().flatten()
+        if len(wrong):
+            raise ValueError(
+                f"weights must be finite and at least 0, got {float(weight[wrong[0]]):g} in row "
+                f"{int(wrong[0])} and {len(wrong) - 1} other wrong ones"
             )
         if len(query) and not 0 <= int(query.min()) <= int(query.max()) < num_queries:
             raise ValueError(
@@ -146,8 +178,8 @@ class GivenVectors:
         return GivenVectors(self.vector.to(device))
 
 
-class MultiTaskModel(nn.Module):
-    r"""A shared encoder and a head for each task.
+class MultiTaskModel(FittedUntil):
+    r"""A shared encoder and a head for each task; it knows until when any of them was fitted.
 
     With ``uncertainty``, losses are weighted by learned variances (Kendall et al., "Multi-task learning using
     uncertainty to weigh losses", CVPR 2018, equation 10 for classification):
@@ -156,14 +188,15 @@ class MultiTaskModel(nn.Module):
 
     Args:
         encoder: from prepared inputs to vectors, with ``out_channels``.
-        heads: of the tasks, by name; a name without a dot.
+        heads: of the tasks, by name; a name without a dot, and not of an attribute such as "keys".
         learned_queries: tasks whose query is a learned vector, for they have no fields of one. The encoder
             takes it as a second argument, as :class:`~graphrec.encoders.dupn.DUPN` does.
         query_channels: of these vectors: the encoder's ``query_channels``.
         uncertainty: see above; variances begin at 1. The optimiser's L2 reaches them as well.
 
     Raises:
-        ValueError: there is no head, or a learned query is of no task or has no channels.
+        ValueError: there is no head, a name cannot be one, or a learned query is of no task or has no
+            channels.
 
     """
 
@@ -183,12 +216,25 @@ class MultiTaskModel(nn.Module):
                 f"a model needs a head, and learned queries need tasks and channels: got heads "
                 f"{list(heads)}, learned queries of unknown tasks {unknown}, {query_channels} channels"
             )
+        taken = [(nn.ModuleDict(), heads), (nn.ParameterDict(), learned_queries)]
+        wrong = [
+            name
+            for of_torch, names in taken
+            for name in names
+            if not isinstance(name, str) or not name or "." in name or hasattr(of_torch, name)
+        ]
+        if wrong:
+            raise ValueError(
+                f"{wrong} cannot be names of tasks: take others, words without a dot that torch's "
+                "dictionaries do not have as attributes"
+            )
         self.encoder, self.heads = encoder, nn.ModuleDict(dict(heads))
         # normal as the embeddings of a query's fields: zeros would make all tasks ask the same
         self.query = nn.ParameterDict(
             {name: nn.Parameter(0.05 * torch.randn(query_channels)) for name in learned_queries}
         )
         self.log_variance = nn.Parameter(torch.zeros(len(heads))) if uncertainty else None
+        self.register_load_state_dict_pre_hook(_add_time)  # type: ignore[no-untyped-call]
 
     def represent(self, name: str, inputs: Any) -> Tensor:
         """Return the representation of each query for a task; (num_queries, out_channels)."""
@@ -306,12 +352,13 @@ def fit_tasks(
     *,
     fit_until: int,
     config: MultiTaskConfig = MultiTaskConfig(),
-    start: Path | None = None,
+    start: str | Path | None = None,
     keep_optimizer: bool = False,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     log_every: int = 50,
     on_step: Callable[[int, int], None] | None = None,
+    made_from: Mapping[str, Any] | None = None,
 ) -> list[TrainingPoint]:
     """Fit a model in place to its tasks' rows; the weights that count are those after the last epoch.
 
@@ -321,31 +368,44 @@ def fit_tasks(
     Args:
         model: on the device to train on.
         data: of each task, on any device.
-        fit_until: every label was known before; ``fit_until`` of the encoder moves to it.
+        fit_until: every label was known before; ``fit_until`` of the model and of its encoder move to it.
         config: options.
         start: checkpoint of an earlier training of the same model, to go on from with these rows: for a new
             day. Not read where ``checkpoint`` exists.
         keep_optimizer: go on with the optimiser's state of ``start`` too, such as Adagrad's sums, and not
-            with its weights alone. The earlier training's decay then holds, whatever ``config`` says.
+            with its weights alone. The earlier training's weight decay then holds, whatever ``config`` says.
         checkpoint: file to write and to resume from: training ends with the same weights as without a break.
+            One of other rows, inputs, options or another ``fit_until`` is refused, but what the weights were
+            at the start is not compared: give each start a path.
         checkpoint_every: steps between checkpoints.
         log_every: steps that a point of the curve averages.
         on_step: called with (steps done, steps in all).
+        made_from: plain values that tell this run from others beside that, such as the seed of the weights:
+            kept in the checkpoint, and compared.
 
     Raises:
-        ValueError: a task has no head or no row, a label was known too late, weights are given to no task, or
-            ``keep_optimizer`` lacks ``start`` or ``checkpoint``.
+        ValueError: a task has no head or no row, a label cannot be one or was known too late, a feature is
+            not finite, weights are given to no task, ``keep_optimizer`` lacks ``start`` or ``checkpoint``, or
+            either file is none of such a model, or of another run.
 
     """
     _check(model, data, fit_until, config)
+    start, checkpoint = (None if path is None else Path(path) for path in (start, checkpoint))
     if keep_optimizer and (start is None or checkpoint is None):
         raise ValueError("keep_optimizer goes on from one file and writes another: give start and checkpoint")
     device = next(model.heads.parameters()).device
     resumes = checkpoint is not None and checkpoint.exists()
     begins_at = checkpoint if resumes else start
     earlier = None if begins_at is None else load_checkpoint(begins_at, device=device)
-    if earlier is not None:
-        model.load_state_dict(earlier["model"])
+    run = None if checkpoint is None else _facts(model, data, fit_until, config, made_from or {})
+    if begins_at is not None and earlier is not None:
+        if not isinstance(earlier, dict):  # torch reads files of a single tensor too
+            raise ValueError(f"{begins_at} holds a {type(earlier).__name__}, no checkpoint of fit_tasks")
+        parts = ("model", "optimizer") if keep_optimizer or resumes else ("model",)
+        check_parts(begins_at, earlier, parts, "a checkpoint of fit_tasks")
+        if resumes and run is not None:
+            check_made_from(begins_at, earlier.get("made_from"), run)
+        _load(model, begins_at, earlier["model"])
     for module in _dated(model):
         move_fit_until(module, fit_until)
     if model.is_frozen:
@@ -375,7 +435,8 @@ def fit_tasks(
             assert checkpoint is not None
             assert earlier is not None
             begun = {"model": model.state_dict(), "random": random_state(device), "step": 0, "curve": []}
-            save_checkpoint(checkpoint, {**earlier, **begun, "loss_sum": torch.zeros((), device=device)})
+            begun |= {"loss_sum": torch.zeros((), device=device), "made_from": run}
+            save_checkpoint(checkpoint, {**earlier, **begun})
         return train_steps(
             model,
             batches,
@@ -387,6 +448,7 @@ def fit_tasks(
             checkpoint_every=checkpoint_every,
             log_every=log_every,
             on_step=on_step,
+            made_from=run,
         )
 
 
@@ -407,8 +469,8 @@ def score_task(
         row_batch_size: rows at once.
 
     Raises:
-        ValueError: the task has no head, the data no row, or the model was fitted on what a query may not
-            know.
+        ValueError: the task has no head, the data no row, a feature is not finite, or the model was fitted on
+            what a query may not know.
 
     """
     if name not in model.heads or not len(data.rows):
@@ -416,9 +478,10 @@ def score_task(
     query, place = data.rows.query.unique(return_inverse=True)
     for module in _dated(model):
         module.check_before(int(data.time[query].min()))
-    model.eval()
     head = model.heads[name]
     assert isinstance(head, TaskHead)
+    head.check(data.rows)
+    model.eval()
     device = next(head.parameters()).device
     vector = encode_queries(model, name, data.inputs, query, batch_size=batch_size)
     parts = [
@@ -453,7 +516,7 @@ def transfer(
     make: Callable[[list[str]], MultiTaskModel],
     fit_until: int,
     config: MultiTaskConfig = MultiTaskConfig(),
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
 ) -> MultiTaskModel:
     """Bring a shared network to a task that it was not fitted to, in one of the paper's four ways.
 
@@ -494,13 +557,22 @@ def transfer(
         model = make(names)
     if how in ("representation", "fine-tune"):
         model.encoder.load_state_dict(source.encoder.state_dict())
+        if source.fit_until is not None:
+            move_fit_until(model, source.fit_until)
         if name in model.query and len(source.query):
             with torch.no_grad():
                 model.query[name].copy_(torch.stack(list(source.query.values())).mean(dim=0))
     if how == "representation":
         model.freeze_encoder()
     used = {one: data[one] for one in names}
-    fit_tasks(model, used, fit_until=fit_until, config=config, checkpoint=checkpoint)
+    fit_tasks(
+        model,
+        used,
+        fit_until=fit_until,
+        config=config,
+        checkpoint=checkpoint,
+        made_from={"transfer": how},  # ways of the same rows and shapes start from other weights
+    )
     return model
 
 
@@ -518,7 +590,18 @@ def _check(
             f"each task needs a head and rows: without a head {without_head}, without rows {empty}, weights "
             f"of unknown tasks {unweighted}, {len(data)} tasks in all"
         )
+    if isinstance(fit_until, bool) or not isinstance(fit_until, int):
+        raise ValueError(
+            f"fit_until must be an int, got {fit_until!r}: give int(...) of it, in the data's unit of time"
+        )
     for name, task in data.items():
+        head = model.heads[name]
+        assert isinstance(head, TaskHead)
+        try:
+            head.check(task.rows)
+            head.check_labels(task.rows.label)
+        except ValueError as error:
+            raise ValueError(f"task {name!r}: {error}") from error
         late = int((task.known_time >= fit_until).sum())
         if late:
             raise ValueError(
@@ -528,7 +611,101 @@ def _check(
 
 
 def _dated(model: MultiTaskModel) -> list[FittedUntil]:
-    return [module for module in model.encoder.modules() if isinstance(module, FittedUntil)]
+    return [module for module in model.modules() if isinstance(module, FittedUntil)]
+
+
+def _add_time(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give weights from before models kept a time that of their encoder, or let the model keep its own."""
+    assert isinstance(model, MultiTaskModel)
+    if f"{prefix}_extra_state" not in state:
+        extra = [value for name, value in state.items() if name.endswith("_extra_state")]
+        times = [one.get("fit_until") for one in extra if isinstance(one, Mapping)]
+        known = [time for time in times if time is not None]
+        state[f"{prefix}_extra_state"] = {"fit_until": max(known, default=model.fit_until)}
+
+
+def _load(model: MultiTaskModel, path: Path, state: Mapping[str, Any]) -> None:
+    """Take over a file's weights and the time until which they were fitted, whatever the model's was.
+
+    Raises:
+        ValueError: they are of a model with other heads or shapes.
+
+    """
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    stored = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    heads = list(dict.fromkeys(name.split(".")[1] for name in stored if name.startswith("heads.")))
+    if set(heads) != set(model.heads):
+        raise ValueError(
+            f"{path} holds a model with heads {heads}, this one has {list(model.heads)}: make it with the "
+            "same, or load the encoder's weights alone"
+        )
+    differing = [
+        name
+        for name in {**own, **stored}
+        if name not in own or name not in stored or own[name].shape != stored[name].shape
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} holds a model of other shapes: {differing[0]} and {len(differing) - 1} others differ; "
+            "make this one with the options that it had"
+        )
+    times = [(module, module.fit_until) for module in _dated(model)]
+    try:
+        for module, _ in times:
+            module.fit_until = None  # all weights are replaced, so the file's time alone counts
+        model.load_state_dict(state)
+    except Exception:
+        for module, time in times:
+            module.fit_until = time
+        raise
+
+
+def _facts(
+    model: MultiTaskModel,
+    data: Mapping[str, TaskData],
+    fit_until: int,
+    config: MultiTaskConfig,
+    also: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a run is made from, as plain values that a checkpoint keeps."""
+    facts = {
+        **also,
+        "fit_until": fit_until,
+        "interleaving": config.interleaving,
+        "task_weights": {name: float(value) for name, value in config.task_weights.items()},
+        "random_seed": config.random_seed,
+        "optimizer": asdict(config.optimizer),
+        "rows": {name: _digest(task) for name, task in data.items()},
+        "tasks": list(data),  # their order decides that of steps
+        "model": {**shape_of_model(model), "is_frozen": model.is_frozen},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
+
+
+def _digest(task: TaskData, *, block_size: int = 65_536) -> str:
+    """Hash a task's rows, and times and inputs of the queries that they name, by their values."""
+    query, place = task.rows.query.unique(return_inverse=True)
+    parts = [(name, place if name == "query" else value) for name, value in vars(task.rows).items()]
+    parts += [("known_time", task.known_time), ("time", task.time[query])]
+    for number, few in enumerate(query.split(block_size)):
+        digest = digest_of_tensors(_tensors_of(task.inputs.take(few)))
+        parts.append((f"inputs {number} {digest}", query[:0]))
+    return digest_of_tensors(parts)
+
+
+def _tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of an object's fields, of mappings and of sequences among them, with their places."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _tensors_of(one, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            yield from _tensors_of(one, f"{name}.{number}")
+    elif hasattr(value, "__dict__"):
+        yield from _tensors_of(vars(value), name)
 
 
 def _with_vectors(model: MultiTaskModel, name: str, task: TaskData) -> TaskData:

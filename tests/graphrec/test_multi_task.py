@@ -1,8 +1,9 @@
 """Multi-task training: interleaving by counts, weights by hand, gain by a shared signal, resume, transfer."""
 
+import copy
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -418,6 +419,11 @@ def test_errors(tmp_path):
         fit_tasks(model, {"a": data["a"].between(90, 91)}, fit_until=9)
     with pytest.raises(ValueError, match=r"weights of unknown tasks \['c'\]"):
         fit_tasks(model, data, fit_until=9, config=config(task_weights={"c": 1.0}))
+    with pytest.raises(ValueError, match="fit_until must be an int, got True"):
+        fit_tasks(model, data, fit_until=True)
+    for option in ({"checkpoint_every": 0}, {"log_every": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            fit_tasks(model, data, fit_until=9, config=config(), **option)
     with pytest.raises(ValueError, match="give start and checkpoint"):
         fit_tasks(model, data, fit_until=9, keep_optimizer=True, checkpoint=tmp_path / "x.pt")
     fit_tasks(model, data, fit_until=9, config=config())
@@ -434,3 +440,190 @@ def test_errors(tmp_path):
         make_model("a", learned_queries=["z"], query_channels=2)
     with pytest.raises(ValueError, match="task_weights must be finite"):
         config(task_weights={"a": -1.0})
+
+
+# ---- runs again, and other runs -------------------------------------------------------------------
+
+
+def test_a_script_that_is_run_again_goes_on_from_its_own_checkpoints(tmp_path):
+    first, second = planted(20, torch.ones(IN), seed=1), planted(12, torch.ones(IN), seed=2, first_time=100)
+    ten, eleven = str(tmp_path / "ten.pt"), tmp_path / "eleven.pt"
+
+    def script(model):
+        fit_tasks(model, {"a": first}, fit_until=100, config=config(), checkpoint=ten)
+        fit_tasks(model, {"a": second}, fit_until=200, config=config(), start=ten, checkpoint=eleven)
+        return parameters_of(model)
+
+    model = make_model("a")
+    wanted = script(model)
+    for one in (make_model("a"), model):  # a new process, and the same one
+        found = script(one)
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+        assert one.fit_until == one.encoder.fit_until == 200
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"data": {"a": planted(21, torch.ones(IN), seed=2)}}, "rows.a is "),
+        ({"config": config(epochs=1, random_seed=1)}, "random_seed is 1, the checkpoint has 0"),
+        ({"config": config(rate=0.1)}, "optimizer.learning_rate is 0.1, the checkpoint has 0.05"),
+        ({"config": config("together")}, 'interleaving is "together", the checkpoint has "proportional"'),
+        ({"config": config(task_weights={"a": 2.0})}, "task_weights.a is 2.0, the checkpoint has none"),
+        ({"fit_until": 60}, "fit_until is 60, the checkpoint has 50"),
+        ({"made_from": {"seed": 3}}, "seed is 3, the checkpoint has none"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, other, said):
+    options = {"data": {"a": planted(21, torch.ones(IN), seed=1)}, "fit_until": 50, "config": config()}
+    path = tmp_path / "run.pt"
+    fit_tasks(make_model("a"), **options, checkpoint=path)
+    model = make_model("a")
+    before = parameters_of(model)
+    with pytest.raises(ValueError, match=f"checkpoint of another run: .*{said}"):
+        fit_tasks(model, **(options | other), checkpoint=path)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert model.fit_until is None
+
+
+def test_queries_that_no_row_names_make_no_other_run(tmp_path):
+    whole = planted(30, torch.ones(IN), seed=1)
+    few = TaskData(
+        inputs=whole.inputs.take(torch.arange(20)),
+        time=whole.time[:20],
+        rows=whole.rows.take(torch.arange(20)),
+        known_time=whole.known_time[:20],
+    )
+    path = tmp_path / "run.pt"
+    fit_tasks(make_model("a"), {"a": few}, fit_until=50, config=config(), checkpoint=path)
+    some = whole.take(torch.arange(20))
+    assert fit_tasks(make_model("a"), {"a": some}, fit_until=50, config=config(), checkpoint=path) == []
+
+
+def test_files_of_other_things_are_named(tmp_path):
+    data, path = {"a": planted(5, torch.ones(IN), seed=1)}, tmp_path / "other.pt"
+    torch.save({"state": 1}, path)
+    with pytest.raises(ValueError, match=r"other.pt is not a checkpoint of fit_tasks: it holds \['state'\]"):
+        fit_tasks(make_model("a"), data, fit_until=9, config=config(), start=path)
+    torch.save({"model": make_model("ab").state_dict()}, path)
+    model = make_model("a")
+    with pytest.raises(ValueError, match=r"heads \['a', 'b'\], this one has \['a'\]"):
+        fit_tasks(model, data, fit_until=9, config=config(), start=path)
+    torch.save({"model": make_model("a", channels=2).state_dict()}, path)
+    with pytest.raises(ValueError, match=r"other shapes: encoder.lin.weight and \d others"):
+        fit_tasks(model, data, fit_until=9, config=config(), start=path)
+    assert model.fit_until is None
+
+
+# ---- until when ------------------------------------------------------------------------------------
+
+
+class Timeless(nn.Module):
+    """An encoder that does not know until when it was fitted."""
+
+    def __init__(self):
+        super().__init__()
+        self.out_channels, self.lin = 1, nn.Linear(IN, 1)
+
+    def forward(self, points):
+        return self.lin(points.value)
+
+
+def test_what_was_trained_on_is_not_scored_whatever_the_encoder():
+    data = planted(20, torch.ones(IN), seed=1)
+    model = MultiTaskModel(Timeless(), {"a": ClassHead(1, 2)})
+    fit_tasks(model, {"a": data}, fit_until=50, config=config())
+    again = MultiTaskModel(Timeless(), {"a": ClassHead(1, 2)})
+    again.load_state_dict(model.state_dict())
+    for one in (model, again, copy.deepcopy(model)):
+        with pytest.raises(ValueError, match="until 50, labels begin at 0"):
+            score_task(one, "a", data)
+    score_task(model, "a", planted(5, torch.ones(IN), seed=1, first_time=50))
+
+
+def test_weights_from_before_models_kept_a_time_have_that_of_their_encoder():
+    model = make_model("a")
+    fit_tasks(model, {"a": planted(20, torch.ones(IN), seed=1)}, fit_until=50, config=config())
+    state = {name: value for name, value in model.state_dict().items() if name != "_extra_state"}
+    again = make_model("a")
+    again.load_state_dict(state)
+    assert again.fit_until == again.encoder.fit_until == 50
+
+
+def test_what_a_source_saw_stays_seen(source):
+    model = transfer(
+        "representation", "new", {"new": planted(24, torch.ones(IN), seed=1)}, source=source,
+        make=make_model, fit_until=100, config=config(),
+    )  # fmt: skip
+    assert model.fit_until == source.fit_until == 2000
+
+
+# ---- rows and names that cannot be -----------------------------------------------------------------
+
+
+def changed(data, **values):
+    rows = {name: value for name, value in values.items() if name in vars(data.rows)}
+    rest = {name: value for name, value in values.items() if name not in rows}
+    return replace(data, rows=replace(data.rows, **rows), **rest)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"weight": torch.tensor([1, 1, -1.0, 1, 1])}, "weights must be .* got -1 in row 2"),
+        ({"weight": torch.tensor([1, float("nan"), 1, 1, 1])}, "got nan in row 1"),
+    ],
+)
+def test_rows_that_cannot_be(values, said):
+    with pytest.raises(ValueError, match=said):
+        changed(planted(5, torch.ones(IN), seed=1), **values)
+
+
+def test_rows_of_other_lengths_and_times_of_other_types():
+    data = planted(5, torch.ones(IN), seed=1)
+    rows = object.__new__(TaskRows)
+    vars(rows).update({**vars(data.rows), "label": torch.zeros(4)})
+    check = getattr(TaskData.__post_init__, "__wrapped__", TaskData.__post_init__)
+    for values, said in (
+        ({"rows": rows}, r"'label': 4"),
+        ({"time": torch.arange(5.0)}, r"int64, got \['torch.float32'"),
+    ):
+        one = object.__new__(TaskData)
+        vars(one).update({**vars(data), **values})
+        with pytest.raises(ValueError, match=said):
+            check(one)
+
+
+@pytest.mark.parametrize("wrong", [2.0, 0.5, -1.0, float("nan")])
+def test_labels_that_cannot_be_are_refused_before_training_but_not_read_in_scoring(wrong):
+    data = planted(5, torch.ones(IN), seed=1)
+    label = data.rows.label.clone()
+    label[3] = wrong
+    data, model = changed(data, label=label), make_model("a")
+    with pytest.raises(ValueError, match=r"task 'a': labels of a ClassHead are 0, 1, got .* in row 3"):
+        fit_tasks(model, {"a": data}, fit_until=9, config=config())
+    score_task(model, "a", data)
+
+
+def test_features_that_are_not_finite():
+    data = changed(planted(5, torch.ones(IN), seed=1), features=torch.full((5, 1), float("nan")))
+    for call in (
+        lambda: fit_tasks(make_model("a"), {"a": data}, fit_until=9, config=config()),
+        lambda: score_task(make_model("a"), "a", data),
+    ):
+        with pytest.raises(ValueError, match="features of row 0 and 4 others are not finite"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "keys", "training"])
+def test_names_that_torch_cannot_take(name):
+    with pytest.raises(ValueError, match="cannot be names of tasks"):
+        make_model([name])
+
+
+def test_task_weights_are_numbers():
+    for wrong in ("1", None):
+        given = object.__new__(MultiTaskConfig)
+        vars(given).update({**vars(config()), "task_weights": {"a": wrong}})
+        with pytest.raises(ValueError, match="task_weights must be finite numbers"):
+            given.__post_init__()
