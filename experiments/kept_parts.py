@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,17 +78,32 @@ def kept_part(
 
 
 def find_part(folder: Path, name: str, content: Mapping[str, Any]) -> KeptPart | None:
-    """Return the finished part of this content, or None."""
+    """Return the finished part of this content, or None.
+
+    Raises:
+        ValueError: one of its files is cut or damaged.
+
+    """
     path = part_path(folder, name, content)
     if not path.exists():
         return None
     table = path.with_suffix(".parquet")
-    return KeptPart(
-        path=path,
-        facts=json.loads(path.read_text(encoding="utf-8")),
-        frame=pl.read_parquet(table) if table.exists() else None,
-        is_new=False,
-    )
+    facts: Any = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    frame = _read(table, lambda: pl.read_parquet(table)) if table.exists() else None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} holds no facts of a part: delete it, and the part is computed again")
+    return KeptPart(path=path, facts=facts, frame=frame, is_new=False)
+
+
+def _read(path: Path, read: Callable[[], Read]) -> Read:
+    try:
+        return read()
+    # ValueError: neither JSON nor text; ComputeError and its like: no Parquet
+    except (ValueError, pl.exceptions.PolarsError) as error:
+        raise ValueError(
+            f"{path} is cut or damaged ({error}): delete it and the part's JSON file, and the part is "
+            "computed again"
+        ) from error
 
 
 def part_path(folder: Path, name: str, content: Mapping[str, Any]) -> Path:
