@@ -31,6 +31,7 @@ from graphrec.encoders.behavior_sequences import (
     SequenceTokenizer,
     behavior_request,
     concatenate_sequences,
+    item_fingerprint,
 )
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.vocabulary import AttributeVocabularies, fit_profile, fit_vocabularies
@@ -276,6 +277,7 @@ def kuairand_data(path: str | None, settings: DUPNDataSettings) -> DUPNData:
     graph = build_behavior_graph(tables.events, user_table=tables.user_table, item_table=tables.item_table)
     days = settings.num_train_days + settings.num_test_days
     bounds = [KUAIRAND_START + day * 24 * HOUR for day in range(days + 1)]
+    _check_days(graph, KUAIRAND_TYPES, bounds, settings)
     tasks = kuairand_tasks(tables, num_negatives=settings.num_negatives)
     tokenizer = _kuairand_tokenizer(graph, settings.num_behaviors, bounds[0])
     return make_data(
@@ -313,6 +315,7 @@ def complete_journey_data(path: str | None, settings: DUPNDataSettings) -> DUPND
     days = settings.num_train_days + settings.num_test_days
     end = pl.select(local_midnight(pl.lit(date(2018, 1, 1)))).item()
     bounds = [end - (days - day) * FORTNIGHT for day in range(days + 1)]
+    _check_days(graph, JOURNEY_TYPES, bounds, settings)
     tasks = complete_journey_entity_tasks(tables, fit_until=bounds[0], num_negatives=settings.num_negatives)
     request = behavior_request(JOURNEY_TYPES, JOURNEY_ITEM_FIELDS, JOURNEY_ATTRIBUTES)
     tokenizer = SequenceTokenizer(
@@ -321,6 +324,7 @@ def complete_journey_data(path: str | None, settings: DUPNDataSettings) -> DUPND
         item_fields=JOURNEY_ITEM_FIELDS,
         attributes=JOURNEY_ATTRIBUTES,
         num_items=graph.ids["item"].num_rows,
+        items=item_fingerprint(graph.ids["item"], graph.ids["item"].num_rows),
         length=settings.num_behaviors,
         time_zone=TIME_ZONE,
     )
@@ -343,6 +347,21 @@ def complete_journey_data(path: str | None, settings: DUPNDataSettings) -> DUPND
     )
 
 
+def _check_days(
+    graph: BehaviorGraph, edge_types: Sequence[EdgeType], bounds: Sequence[int], settings: DUPNDataSettings
+) -> None:
+    """Raise if the log begins after the first day or ends before the last one."""
+    times = [graph.edges(edge_type).time for edge_type in edge_types]
+    first = min((int(time.min()) for time in times if len(time)), default=bounds[0])
+    last = max((int(time.max()) for time in times if len(time)), default=bounds[0])
+    there = sum(first < bound <= last for bound in bounds[:-1])
+    if there < len(bounds) - 1:
+        raise ValueError(
+            f"num_train_days={settings.num_train_days} and num_test_days={settings.num_test_days} are "
+            f"{len(bounds) - 1} days, the log has {there} of them with anything before: ask for fewer"
+        )
+
+
 def _kuairand_tokenizer(graph: BehaviorGraph, length: int, fit_until: int) -> SequenceTokenizer:
     tabs = fit_fields(build_feature_table(pl.DataFrame({"tab": [str(tab) for tab in range(NUM_TABS)]})))
     tab = Bins(torch.arange(NUM_TABS - 1) + 0.5)  # of behaviours it is a number, of queries a word
@@ -354,6 +373,7 @@ def _kuairand_tokenizer(graph: BehaviorGraph, length: int, fit_until: int) -> Se
         item_fields=KUAIRAND_ITEM_FIELDS,
         attributes=("tab",),
         num_items=graph.ids["item"].num_rows,
+        items=item_fingerprint(graph.ids["item"], graph.ids["item"].num_rows),
         length=length,
         profile=fit_profile(graph, "user", KUAIRAND_PROFILE),
         query_fields=AttributeVocabularies(tabs),

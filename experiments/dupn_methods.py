@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from experiments.dupn_data import DUPNData, Part
 from graph_builders.datasets.entity_tasks import EntityTask
-from graph_builders.option_checks import check_whole_numbers
+from graph_builders.option_checks import check_number, check_numbers, check_whole_numbers
 from graphrec.encoders.behavior_sequences import BehaviorSequences
 from graphrec.encoders.dupn import DUPN
 from graphrec.encoders.sentences import FIRST
@@ -78,8 +78,14 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         check_whole_numbers(self, epochs=1, batch_size=1, num_trees=1)
-        if not self.rates or not self.tree_rates:
-            raise ValueError("training needs a rate to choose from: name one at least")
+        check_whole_numbers(self, item_channels=1, property_channels=1, user_channels=1, query_channels=1)
+        check_whole_numbers(self, hidden_channels=2, head_channels=1)  # the attention's second layer has half
+        check_numbers(self, ("dropout",), least=0, below=1)
+        for name in ("rates", "tree_rates"):
+            if not getattr(self, name):
+                raise ValueError(f"NetworkSettings.{name} is empty: name a rate to choose from")
+            for rate in getattr(self, name):
+                check_number(f"a rate of NetworkSettings.{name}", rate, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +258,7 @@ def training_config(
     interleaving: Interleaving = "proportional",
     epochs: int | None = None,
 ) -> MultiTaskConfig:
-    """Return Adagrad at one rate for all parameters, with a small L2."""
+    """Return Adagrad at one rate for all parameters, with a small L2 on all but embeddings."""
     optimizer = OptimizerConfig(
         name="adagrad",
         learning_rate=rate,

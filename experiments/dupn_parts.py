@@ -6,7 +6,7 @@ together keeps its network beside the part: transfer and incremental updating be
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from experiments.dupn_methods import (
 )
 from experiments.kept_parts import KeptPart, find_part, kept_part, part_path
 from experiments.task_figures import TaskScores, figure_of
+from graph_builders.option_checks import check_whole_number, check_whole_numbers
 from graphrec.encoders.dupn import DUPN
 from graphrec.training.checkpoint import load_checkpoint
 from graphrec.training.multi_task import (
@@ -78,7 +79,7 @@ class TransferSettings:
     """How much of the held-out task is learned from.
 
     Attributes:
-        labels: numbers of training rows, nested; the last may be more than there are.
+        labels: numbers of training rows, nested; more than there are count as all, once.
         least_steps: that a training takes at least: few labels are passed over more often.
 
     """
@@ -87,8 +88,11 @@ class TransferSettings:
     least_steps: int = 100
 
     def __post_init__(self) -> None:
-        if not self.labels or min(self.labels) < 1 or self.least_steps < 1:
-            raise ValueError(f"labels and least_steps must be at least 1, got {self}")
+        check_whole_numbers(self, least_steps=1)
+        if not self.labels:
+            raise ValueError("TransferSettings.labels is empty: name a number of training rows")
+        for number in self.labels:
+            check_whole_number("a number of TransferSettings.labels", number, 1)
 
 
 class DUPNParts:
@@ -272,7 +276,7 @@ class DUPNParts:
             whole = self.data.train(held_out, 0, stop)
             order = keyed_uniform(seed, "labels", torch.arange(len(whole.rows))).argsort(stable=True)
             part, facts, columns = self.part(held_out, "test"), list[dict[str, Any]](), dict[str, Any]()
-            for most in self.transfer.labels:
+            for most in dict.fromkeys(min(size, len(whole.rows)) for size in self.transfer.labels):
                 few = whole.take(order[:most])
                 for way in WAYS:
                     began = time.process_time()
@@ -418,7 +422,7 @@ class DUPNParts:
 
     def _content(self, is_trees: bool = False) -> Mapping[str, Any]:
         """Return what every part depends on; the rates to choose from are none of it."""
-        networks = asdict(replace(self.networks, rates=(0.0,), tree_rates=(0.0,)))
+        networks = {**asdict(self.networks), "rates": (0.0,), "tree_rates": (0.0,)}
         if is_trees:
             networks = {"num_trees": self.networks.num_trees}
         else:
