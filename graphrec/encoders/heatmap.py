@@ -21,6 +21,7 @@ from torch import Tensor
 
 from graph_builders import CategoricalColumn, NumericColumn
 from graph_builders.feature_table import Column, encode_words
+from graph_builders.option_checks import check_whole_number, check_whole_numbers
 from graphrec.encoders.base import History, HistoryRequest
 from graphrec.encoders.local_clock import DAY_SECONDS, HOUR_SECONDS, LocalClock
 from samplers import EdgeType
@@ -28,6 +29,7 @@ from samplers.queries import expand_ranges
 from samplers.tables import with_zero
 
 HOURS = 24
+MOST = 2**15 - 1  # days or channels: cells keep both as 16 bits
 Aggregate = Literal["count", "sum", "mean", "last"]
 
 
@@ -41,11 +43,13 @@ class HeatmapChannel:
             that of the latest time, then of the order of the log.
         attribute: a number of the events; those without it are not of the channel. None for "count".
         edge_types: the events that are of the channel, such as purchases or returns; None: all.
-        attributes: words of the events' attributes, one of which an event must have, by attribute.
+        attributes: words of the events' attributes, one of which an event must have, by attribute. All must
+            be known to the log's vocabulary.
         fields: the same for fields of the events' neighbours, such as an item's department.
 
     Raises:
-        ValueError: an aggregate without an attribute, a count with one, or a filter without words.
+        ValueError: an aggregate without an attribute, a count with one, or a filter without words or whose
+            words are no tuple of strings.
 
     """
 
@@ -67,6 +71,12 @@ class HeatmapChannel:
                 f"channel {self.name!r}: a count has no attribute, all other aggregates need one, got "
                 f"{self.aggregate!r} of {self.attribute!r}"
             )
+        for name, words in (*self.attributes.items(), *self.fields.items()):
+            if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+                raise ValueError(
+                    f"channel {self.name!r}, filter {name!r}: words must be a tuple of strings, got "
+                    f"{words!r}: write one word as (word,)"
+                )
         empty = [name for name, words in (*self.attributes.items(), *self.fields.items()) if not words]
         if empty or self.edge_types == ():
             raise ValueError(
@@ -145,14 +155,14 @@ class HeatmapEncoding:
 
     Attributes:
         edge_types: of the history.
-        channels: at least one.
+        channels: at least one, at most 32,767.
         num_days: length of the window.
         time_zone: of the local clock: an IANA name such as America/New_York, or a shift such as +08:00.
 
     Raises:
-        ValueError: there is no channel, or one twice; a channel has an edge type that the history lacks, or
-            a name is an attribute here and a field there; ``num_days`` is not in 1 to 32,767; or the time
-            zone is unknown.
+        ValueError: there is no channel, one twice, or too many; a channel has an edge type that the history
+            lacks, or a name is an attribute here and a field there; ``num_days`` is no whole number in 1 to
+            32,767; or the time zone is unknown.
 
     """
 
@@ -165,8 +175,8 @@ class HeatmapEncoding:
         names = [channel.name for channel in self.channels]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"a heatmap needs channels, each name once, got {names}")
-        if not 1 <= self.num_days < 2**15:
-            raise ValueError(f"num_days must lie in [1, 32767], got {self.num_days}")
+        check_whole_numbers(self, num_days=1)
+        _check_size(self.num_days, len(names))
         for channel in self.channels:
             unknown = [kind for kind in channel.edge_types or () if kind not in self.edge_types]
             if unknown:
@@ -207,8 +217,10 @@ class HeatmapEncoding:
             units_per_second: of that unit.
 
         Raises:
-            ValueError: a column that a channel filters by is a number, one that it aggregates is none, or
-                none of a filter's words is known.
+            ValueError: a column that a channel filters by is a number, one that it aggregates is none, a
+                word of a filter is not known, or a cell's value is infinite or too large for float32. A NaN
+                says that an event lacks the attribute, so it is not of the channel; an infinite number says
+                nothing of the kind.
 
         """
         events = history.events
@@ -223,8 +235,9 @@ class HeatmapEncoding:
             event = self._matching(channel, history).nonzero().flatten()
             cell, place = (position[event] * len(self.channels) + number).unique(return_inverse=True)
             cells.append(cell)
-            values.append(_aggregated(channel, history, event, place, len(cell)))
-        cell, value = torch.cat(cells), torch.cat(values).float()
+            values.append(_aggregated(channel, history, event, place, len(cell)).float())
+            _check_finite(channel, values[-1])
+        cell, value = torch.cat(cells), torch.cat(values)
         kept = (value != 0).nonzero().flatten()
         order = kept[cell[kept].argsort()]
         cell, value = cell[order], value[order]
@@ -307,14 +320,17 @@ def parse_heatmap_texts(texts: pl.Series, *, num_days: int, num_channels: int) -
 
     Args:
         texts: one a query; an empty or null one has no cell.
-        num_days: of the window.
-        num_channels: of the heatmaps.
+        num_days: of the window, at most 32,767.
+        num_channels: of the heatmaps, at most 32,767.
 
     Raises:
-        ValueError: an entry is no ``day, hour, channel: value``, lies outside the heatmap, or comes twice;
-            the row of the text and the entry are named.
+        ValueError: days or channels are too many or none; or an entry is no ``day, hour, channel: value``,
+            lies outside the heatmap, or comes twice; the row of the text and the entry are named.
 
     """
+    check_whole_number("num_days", num_days, 1)
+    check_whole_number("num_channels", num_channels, 1)
+    _check_size(num_days, num_channels)
     entries = (
         texts.cast(pl.String)
         .fill_null("")
@@ -370,15 +386,36 @@ def parse_heatmap_texts(texts: pl.Series, *, num_days: int, num_channels: int) -
 # ---- parts ---------------------------------------------------------------------------------------
 
 
+def _check_size(num_days: int, num_channels: int) -> None:
+    if max(num_days, num_channels) > MOST:
+        raise ValueError(
+            f"a heatmap has at most {MOST:,} days and {MOST:,} channels, got {num_days:,} and "
+            f"{num_channels:,}: take a shorter window, or several encodings"
+        )
+
+
+def _check_finite(channel: HeatmapChannel, value: Float32[Tensor, " num_cells"]) -> None:
+    wrong = int((~value.isfinite()).sum())
+    if wrong:
+        raise ValueError(
+            f"channel {channel.name!r}: the {channel.aggregate} of {channel.attribute!r} is infinite or too "
+            f"large for float32 in {wrong} cells: correct or leave out such events, or scale the attribute"
+        )
+
+
 def _has_word(column: Column, words: tuple[str, ...], where: str) -> Bool[Tensor, " num_events"]:
     """Say which rows hold one of the words."""
     if isinstance(column, NumericColumn):
         raise ValueError(f"{where}: holds numbers, filters need words: bin it, or cast it to strings")
     code = encode_words(pl.Series(words), column.vocabulary).to(column.code.device)
-    if not bool((code > 0).any()):
+    unknown = [word for word, number in zip(words, code.tolist(), strict=True) if not number]
+    if unknown:
         known = column.vocabulary.head(5).to_list()
-        raise ValueError(f"{where}: none of the words {list(words)} is known, there are {known}, ...")
-    found = torch.isin(column.code, code[code > 0])
+        raise ValueError(
+            f"{where}: the words {unknown} are not known, there are {known}, ...: correct them, or leave "
+            "them out"
+        )
+    found = torch.isin(column.code, code)
     if isinstance(column, CategoricalColumn):
         return found
     return with_zero(found.long().cumsum(0))[column.ptr].diff() > 0

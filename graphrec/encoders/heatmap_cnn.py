@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graph_builders.option_checks import check_whole_number, check_whole_numbers
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
 from graphrec.encoders.heatmap import HOURS, HeatmapEncoding, Heatmaps
 from graphrec.nn.sparse_convolution import SparseImages, same_padding, sparse_level
@@ -30,12 +31,23 @@ class ConvLevel:
         kernel: of the convolution.
         pool: of the maximum; a rest, the oldest rows, is dropped.
 
+    Raises:
+        ValueError: a size is no whole number of at least 1.
+
     """
 
     becomes: str
     channels: int
     kernel: tuple[int, int]
     pool: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        check_whole_numbers(self, channels=1)
+        for name, sizes in (("kernel", self.kernel), ("pool", self.pool)):
+            if len(sizes) != 2:
+                raise ValueError(f"ConvLevel.{name} must be two numbers, days and hours, got {sizes}")
+            for size in sizes:
+                check_whole_number(f"ConvLevel.{name}", size, 1)
 
 
 LEVELS: Mapping[int, tuple[ConvLevel, ...]] = {
@@ -79,11 +91,10 @@ def narrow_levels(levels: Sequence[ConvLevel], factor: int) -> tuple[ConvLevel, 
     """Return levels with a ``factor`` times fewer channels, at least one: for small data.
 
     Raises:
-        ValueError: ``factor`` is below 1.
+        ValueError: ``factor`` is no whole number of at least 1.
 
     """
-    if factor < 1:
-        raise ValueError(f"factor must be at least 1, got {factor}")
+    check_whole_number("factor", factor, 1)
     return tuple(
         ConvLevel(
             becomes=level.becomes,
@@ -144,7 +155,8 @@ class HeatmapCNN(nn.Module):
 
     Raises:
         ValueError: there is no preset for the window, or the levels do not end in one cell that every day and
-            hour can reach; the nearest windows that fit are named.
+            hour can reach; the nearest windows that fit are named. Or channels or days are no whole numbers,
+            channels at least 1.
 
     """
 
@@ -159,6 +171,8 @@ class HeatmapCNN(nn.Module):
         super().__init__()
         if first_level not in ("sparse", "dense"):
             raise ValueError(f"first_level must be 'sparse' or 'dense', got {first_level!r}")
+        check_whole_number("num_channels", num_channels, 1)
+        check_whole_number("num_days", num_days, 0)  # 0 is refused below, with the nearest that fits
         if levels is None:
             if num_days not in LEVELS:
                 nearest = min(LEVELS, key=lambda days: abs(days - num_days))
@@ -203,7 +217,8 @@ class HeatmapEncoder(NodeEncoder[Heatmaps]):
     """Time heatmaps of a node's history and their CNN, behind the contract of a node-feature encoder.
 
     What ``prepare`` returns is sparse, and can be kept by (node, time), on another device or on disk
-    (``graphrec.encoders.heatmap_files``).
+    (``graphrec.encoders.heatmap_files``). Frozen (``requires_grad_(False)``), it stays in evaluation mode
+    under ``train()``, so that batch norm's statistics are frozen too.
 
     Args:
         encoding: of the history.
@@ -231,6 +246,11 @@ class HeatmapEncoder(NodeEncoder[Heatmaps]):
         """Return the vector of each heatmap; (num_queries, out_channels)."""
         vectors: Tensor = self.cnn(prepared)
         return vectors
+
+    def train(self, mode: bool = True) -> "HeatmapEncoder":
+        """Switch to training mode, or to evaluation mode where nothing of the encoder learns."""
+        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        return self
 
 
 def compress(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

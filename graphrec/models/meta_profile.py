@@ -174,6 +174,9 @@ class DemographicNetwork(nn.Module):
 class ProfileNetwork(FittedUntil, NodeEncoder[ProfileInputs]):
     """The profile network g: from histories and demographics to an embedding.
 
+    Frozen (``requires_grad_(False)``), it stays in evaluation mode under ``train()``, so that batch norm's
+    statistics are frozen too.
+
     Args:
         modalities: a heatmap encoder for each.
         demographics: the static fields that are read; None: none.
@@ -228,6 +231,11 @@ class ProfileNetwork(FittedUntil, NodeEncoder[ProfileInputs]):
             vectors.append(self.static(prepared.number, prepared.code))
         embedding: Tensor = self.join(torch.cat(vectors, dim=1))
         return embedding
+
+    def train(self, mode: bool = True) -> "ProfileNetwork":
+        """Switch to training mode, or to evaluation mode where nothing of the network learns."""
+        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        return self
 
 
 class MultiTaskProfile(nn.Module):

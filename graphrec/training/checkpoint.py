@@ -40,7 +40,12 @@ def load_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> dict[s
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to start afresh") from error
+        # torch advises to unpickle whatever there is: that advice is not passed on
+        unsafe = "weights_only" in str(error)
+        reason = "it holds no tensors and plain values alone" if unsafe else str(error)
+        raise ValueError(f"{path} is not a whole checkpoint ({reason}); delete it to start afresh") from (
+            None if unsafe else error
+        )
     return state
 
 

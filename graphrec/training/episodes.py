@@ -64,9 +64,13 @@ class EpisodeSampler:
         user: of each row; default: each row is another's. A batch row of a user who is an example of a task
             has no label of it in the episode: the answer would be given away.
 
+    Attributes:
+        can_be_asked: whether a row of task and class can be in a batch with its label, (num_tasks, 2): not if
+            its user is an example in every episode, as the one row of a class is.
+
     Raises:
-        ValueError: fewer than ``num_ways`` tasks have ``num_shots`` examples of both classes, or a label is
-            neither 0, 1 nor NaN.
+        ValueError: fewer than ``num_ways`` tasks have ``num_shots`` examples of both classes, a label is
+            neither 0, 1 nor NaN, or there is not one user a row.
 
     """
 
@@ -77,6 +81,11 @@ class EpisodeSampler:
         *,
         user: Int64[Tensor, " num_rows"] | None = None,
     ) -> None:
+        if label.ndim != 2 or (user is not None and len(user) != len(label)):
+            raise ValueError(
+                "labels must be (num_rows, num_tasks), and there must be one user a row: got labels "
+                f"{tuple(label.shape)} and users {None if user is None else tuple(user.shape)}"
+            )
         self.label, self.config = label.cpu(), config
         self.user = torch.arange(len(label)) if user is None else user.cpu()
         classes = torch.stack([self.label == 0, self.label == 1])  # (2, rows, tasks)
@@ -93,6 +102,12 @@ class EpisodeSampler:
         self.row = known[:, self.task].any(dim=1).nonzero().flatten()
         positives, negatives = classes[1].sum(dim=0), classes[0].sum(dim=0)
         self.prior_logit = torch.log(positives / negatives)
+        place = self.user.unique(return_inverse=True)[1]
+        of_user = torch.zeros(*self.is_example.shape[:2], int(place.max()) + 1, dtype=torch.int64)
+        of_user.index_add_(2, place, self.is_example.long())
+        # asked while as many examples of each class as an episode needs are other users'
+        enough = (of_user.sum(dim=2, keepdim=True) - of_user >= config.num_shots).all(dim=1, keepdim=True)
+        self.can_be_asked = ((of_user > 0) & enough).any(dim=2)
 
     def episode(self, number: int) -> Episode:
         """Draw an episode: tasks, examples and rows without replacement, each as likely as another."""
@@ -131,6 +146,8 @@ def episode_loss(
     without it f learns above all that positives are rare, and forgets how to order the rows. A prediction
     from all labelled rows needs no such term, for the shares are in them.
 
+    A task of which batches can hold one class alone adds 0: from it f would learn "always that class".
+
     Args:
         sampler: of the episode.
         episode: whose loss it is.
@@ -141,7 +158,9 @@ def episode_loss(
     """
     prior = sampler.prior_logit[episode.task].to(batch.device)
     logit = episode_logits(similarity, batch, support) + prior
-    return masked_multi_task_loss(logit, sampler.batch_label(episode).to(batch.device))
+    one_class = ~sampler.can_be_asked[episode.task].all(dim=1)
+    label = sampler.batch_label(episode).masked_fill(one_class, torch.nan)
+    return masked_multi_task_loss(logit, label.to(batch.device))
 
 
 def episode_logits(
@@ -177,15 +196,10 @@ def predict_few_shot(
         shares of the classes among the examples; the order of the rows hardly does.
 
     Raises:
-        ValueError: a class has no example.
+        ValueError: a class has no example, a label is neither 0 nor 1, or there is not one an example.
 
     """
-    missing = [value for value in (0, 1) if not bool((label == value).any())]
-    if missing or not bool(((label == 0) | (label == 1)).all()):
-        raise ValueError(
-            f"examples must be labelled 0 or 1, and both occur; there is none of {missing}: give at least "
-            "one of each"
-        )
+    _check_examples(support, label)
     similarity.eval()
     rows = embedding.split(max(max_pairs // len(support), 1))
     return torch.cat([embedding.new_zeros(0), *(similarity(part, support, label) for part in rows)])
@@ -226,7 +240,9 @@ def adapt_similarity(
     """Fit a copy of f to the few labelled rows of a target task, g kept: meta-testing of the paper.
 
     Embeddings are computed once, before. In an episode some rows are examples and others predicted, so that f
-    learns what prediction asks of it; a class of one row is always an example.
+    learns what prediction asks of it. The one row of a class, or the rows of its one user, are always
+    examples, and all predicted rows are of the other class: from these f would learn "always that class", so
+    it is returned as it was. Two rows of each class, of users of their own, are enough to learn from.
 
     Args:
         similarity: as meta-training left it; not changed.
@@ -239,11 +255,14 @@ def adapt_similarity(
         The adapted copy in evaluation mode.
 
     Raises:
-        ValueError: a class has no example, as :class:`EpisodeSampler`.
+        ValueError: a class has no example, a label is neither 0 nor 1, there is not one label or user a row,
+            or f has weights and no row can ever be predicted from examples of other users: one row of each
+            class, or one user in all.
 
     """
+    _check_examples(embedding, label)
     adapted = copy.deepcopy(similarity).train()
-    parameters = list(adapted.parameters())
+    parameters = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     least = int(min((label == 0).sum(), (label == 1).sum()))
     episodes = EpisodeSampler(
         label[:, None],
@@ -255,7 +274,14 @@ def adapt_similarity(
         ),
         user=user,
     )
-    if parameters:
+    can_be_asked = episodes.can_be_asked[0]
+    if parameters and not bool(can_be_asked.any()):
+        raise ValueError(
+            f"no row can be predicted from examples of other users: there are {len(label)} rows, {least} of "
+            f"the rarer class, of {len(episodes.user.unique())} users: predict without adapting f, or label "
+            "more users"
+        )
+    if parameters and bool(can_be_asked.all()):
         optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
         for number in range(config.num_steps):
             episode = episodes.episode(number)
@@ -264,3 +290,21 @@ def adapt_similarity(
             episode_loss(episodes, episode, adapted, batch, support).backward()
             optimizer.step()
     return adapted.eval()
+
+
+def _check_examples(row: Tensor, label: Tensor) -> None:
+    """Raise unless each row has a label of 0 or 1, and both occur."""
+    if len(row) != len(label):
+        raise ValueError(f"each row needs its label: got {len(row)} rows and {len(label)} labels")
+    wrong = label[~((label == 0) | (label == 1))]
+    if len(wrong):
+        raise ValueError(
+            f"examples must be labelled 0 or 1, got {wrong[0].item():g} ({len(wrong)} in all): leave such "
+            "rows out"
+        )
+    missing = [value for value in (0, 1) if not bool((label == value).any())]
+    if missing:
+        raise ValueError(
+            f"examples must be labelled 0 or 1, and both occur; there is none of {missing}: give at least "
+            "one of each"
+        )

@@ -10,7 +10,9 @@ Gong et al., CIKM 2020. From data to a prediction for an unseen task::
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -18,6 +20,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from graph_builders.datasets.downstream_tasks import DownstreamTask, Part
+from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.fit_until import move_fit_until
 from graphrec.encoders.input_reader import InputReader, prepare_queries
 from graphrec.losses import masked_multi_task_loss
@@ -28,8 +31,9 @@ from graphrec.models.meta_profile import (
     Similarity,
     concatenate_inputs,
 )
+from graphrec.training.checkpoint import digest_of_tensors
 from graphrec.training.episodes import EpisodeConfig, EpisodeSampler, episode_loss
-from graphrec.training.stages import StagesConfig, train_in_stages
+from graphrec.training.stages import StagesConfig, learning_parameters, train_in_stages
 from graphrec.training.task_labels import BinaryLabels, labels_of
 from samplers import keyed_uniform
 
@@ -104,7 +108,8 @@ def fit_multi_task(
     """Fit the profile network with a new head for each task to all of them at once: equation (1).
 
     With one task and a new network this is the paper's "normal training"; with one task and a network that
-    was fitted to others, plain fine-tuning.
+    was fitted to others, plain fine-tuning. A g whose weights are frozen (``requires_grad_(False)``) stays as
+    it is, batch norm's statistics too, and the heads alone learn.
 
     Args:
         profile: g, fitted in place; its device is that of the training.
@@ -113,23 +118,28 @@ def fit_multi_task(
         fit_until: the end of the last label's window; ``profile.fit_until`` moves to it.
         config: of the two stages.
         batch_size: rows a step. An epoch's rows are shuffled; its last batch may be smaller.
-        checkpoint: as in :func:`~graphrec.training.stages.train_in_stages`.
+        checkpoint: as in :func:`~graphrec.training.stages.train_in_stages`: one of other inputs, labels or
+            options is refused.
         checkpoint_every: as there.
         on_step: as there.
 
     Raises:
-        ValueError: there is not one label row an input row, no row or some task has no label, or
-            ``batch_size`` is below 1.
+        ValueError: there is not one label row an input row, a label is neither 0, 1 nor NaN, no row or some
+            task has no label, ``batch_size`` is no whole number of at least 1, or as ``train_in_stages``.
 
     """
     _check_rows(inputs, label)
     known = ~label.isnan()
-    unlabelled = (~known.any(dim=0)).nonzero().flatten().tolist()
-    if unlabelled or batch_size < 1:
+    wrong = label[known & (label != 0) & (label != 1)]
+    if len(wrong):
         raise ValueError(
-            f"each task needs a label, and batch_size must be at least 1: none of tasks {unlabelled}, "
-            f"batch_size {batch_size}"
+            f"labels must be 0 or 1, or NaN where there is none, got {wrong[0].item():g} ({len(wrong)} in "
+            "all)"
         )
+    unlabelled = (~known.any(dim=0)).nonzero().flatten().tolist()
+    if unlabelled:
+        raise ValueError(f"each task needs a label, there is none of tasks {unlabelled}: leave them out")
+    check_whole_number("batch_size", batch_size, 1)
     row = known.any(dim=1).nonzero().flatten().cpu()
     starts = [BinaryLabels(name="", value=column).start() for column in label.T]
     with torch.random.fork_rng(devices=[]):
@@ -146,7 +156,15 @@ def fit_multi_task(
         return masked_multi_task_loss(model(inputs.take(batch).to(device)), label[batch].to(device))
 
     train_in_stages(
-        model, loss_of_step, config, checkpoint=checkpoint, checkpoint_every=checkpoint_every, on_step=on_step
+        model,
+        loss_of_step,
+        config,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        on_step=on_step,
+        made_from=None
+        if checkpoint is None
+        else {"fit_until": fit_until, "batch_size": batch_size, **_digests(inputs, label)},
     )
     return model
 
@@ -184,11 +202,19 @@ def meta_train(
         The loss of each step.
 
     Raises:
-        ValueError: there is not one label row an input row, or as :class:`EpisodeSampler`.
+        ValueError: there is not one label row an input row, neither g nor f learns, no batch can hold both
+            classes of any task, as :class:`EpisodeSampler`, or as in :func:`fit_multi_task`.
 
     """
     _check_rows(inputs, label)
     sampler = EpisodeSampler(label, episodes, user=user)
+    if not bool(sampler.can_be_asked[sampler.task].all(dim=1).any()):
+        raise ValueError(
+            f"with {episodes.num_shots} examples of each class no task has rows of both left to predict: "
+            "take fewer shots, or more labels of more users"
+        )
+    both = nn.ModuleDict({"profile": profile, "similarity": similarity})
+    learning_parameters(both)  # raises where there is none
     move_fit_until(profile, fit_until)
     device = next(profile.parameters()).device
 
@@ -201,9 +227,19 @@ def meta_train(
         support = embedding[num_queries:].unflatten(0, episode.support.shape)
         return episode_loss(sampler, episode, similarity, embedding[:num_queries], support)
 
-    both = nn.ModuleDict({"profile": profile, "similarity": similarity})
+    made_from = None
+    if checkpoint is not None:
+        users = None if user is None else digest_of_tensors([("user", user)])
+        made_from = {"fit_until": fit_until, "episodes": asdict(episodes), "users": users}
+        made_from |= {"similarity": type(similarity).__name__, **_digests(inputs, label)}
     return train_in_stages(
-        both, loss_of_step, config, checkpoint=checkpoint, checkpoint_every=checkpoint_every, on_step=on_step
+        both,
+        loss_of_step,
+        config,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        on_step=on_step,
+        made_from=made_from,
     )
 
 
@@ -214,7 +250,12 @@ def embed(
     """Return what a model of profile inputs gives for each row, on the CPU: embeddings of g, or logits.
 
     The model is left in evaluation mode, so that no row's vector depends on another row.
+
+    Raises:
+        ValueError: ``batch_size`` is no whole number of at least 1.
+
     """
+    check_whole_number("batch_size", batch_size, 1)
     model.eval()
     device = next(model.parameters()).device
     parts = [model(inputs.take(row).to(device)).cpu() for row in torch.arange(len(inputs)).split(batch_size)]
@@ -235,7 +276,21 @@ class _Shuffled:
         return self.order
 
 
+def _digests(inputs: ProfileInputs, label: Tensor) -> dict[str, Any]:
+    """Return digests of inputs and labels, for checkpoints."""
+    columns = [("number", inputs.number), ("code", inputs.code)]
+    for modality, heatmaps in inputs.heatmaps.items():
+        size = f"{modality} {heatmaps.num_days} {heatmaps.num_channels}"
+        columns += [(f"{size} {name}", column) for name, column in heatmaps.columns().items()]
+    return {"inputs": digest_of_tensors(columns), "labels": digest_of_tensors([("label", label)])}
+
+
 def _check_rows(inputs: ProfileInputs, label: Tensor) -> None:
+    if label.ndim != 2:
+        raise ValueError(
+            f"labels must be (num_rows, num_tasks), got {tuple(label.shape)}: give those of one task as "
+            "label[:, None]"
+        )
     if len(inputs) != len(label) or not len(label):
         raise ValueError(
             f"each row needs its labels, and there must be one: got {len(inputs)} rows of inputs and "

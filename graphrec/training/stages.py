@@ -5,16 +5,27 @@ is a triangle (Smith, WACV 2017), the restarts are cosines (Loshchilov & Hutter,
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from graph_builders.option_checks import check_numbers, check_whole_numbers
-from graphrec.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from graphrec.training.checkpoint import (
+    check_made_from,
+    check_parts,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+    shape_of_model,
+)
+
+_PARTS = ("model", "optimizer", "schedule", "is_second", "random", "losses")  # of a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +86,35 @@ def make_stage(
     )
 
 
+def learning_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that require a gradient.
+
+    Raises:
+        ValueError: there is none.
+
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            f"nothing learns: {type(model).__name__} has no parameter that requires a gradient: unfreeze a "
+            "part, or leave the training out"
+        )
+    return parameters
+
+
+def train_what_learns(model: nn.Module) -> None:
+    """Put a model in training mode but for its frozen parts, which stay in evaluation mode.
+
+    A frozen part has parameters, none of which requires a gradient: in training mode its batch norms would
+    still take over statistics, and its dropout draw numbers.
+    """
+    model.train()
+    for part in model.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            part.eval()
+
+
 def train_in_stages(
     model: nn.Module,
     loss_of_step: Callable[[int], Tensor],
@@ -83,34 +123,43 @@ def train_in_stages(
     checkpoint: Path | None = None,
     checkpoint_every: int = 200,
     on_step: Callable[[int, float, float], None] | None = None,
+    made_from: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """Fit a model in place, leave it in evaluation mode, and return the loss of each step.
 
     Where ``checkpoint`` exists, training goes on from it and ends with the same weights as without a break,
-    if ``loss_of_step`` depends on the step's number alone.
+    if ``loss_of_step`` depends on the step's number alone. One of other options, of a model of other shapes
+    or ``made_from`` something else is refused; what the weights were at the start is not compared: give each
+    start a path.
 
     Args:
-        model: all parameters that require a gradient are fitted.
+        model: all parameters that require a gradient are fitted; parts without one stay in evaluation mode.
         loss_of_step: of the step's number.
         config: lengths and rates.
         checkpoint: file to write and to resume from.
         checkpoint_every: steps between checkpoints.
         on_step: called with (steps done, loss, learning rate of the step).
+        made_from: what ``loss_of_step`` reads, as plain values and digests (see
+            :func:`~graphrec.training.checkpoint.check_made_from`).
 
     Raises:
-        ValueError: a loss is no finite number, or the checkpoint is damaged.
+        ValueError: nothing learns, a loss is no finite number, or the checkpoint is damaged, no such
+            training's, or another run's.
 
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = learning_parameters(model)
     device = parameters[0].device
     losses, state = list[float](), None
+    made = {**(made_from or {}), "config": asdict(config), "model": shape_of_model(model)}
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint, device=device)
+        check_parts(checkpoint, state, _PARTS, "a checkpoint of a training in two stages")
+        check_made_from(checkpoint, state.get("made_from"), made)
         model.load_state_dict(state["model"])
         losses = state["losses"].tolist()
     is_second = len(losses) >= config.adam_steps
     optimizer, schedule = make_stage(parameters, config, is_second=is_second)
-    model.train()
+    train_what_learns(model)
     # what is drawn is the run's own, and leaves the caller's generator as it was
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.random_seed)
@@ -148,6 +197,7 @@ def train_in_stages(
                     "is_second": is_second,
                     "random": random_state(device),
                     "losses": torch.tensor(losses, dtype=torch.float64),
+                    "made_from": made,
                 }
                 save_checkpoint(checkpoint, saved)
     model.eval()

@@ -1,5 +1,6 @@
 """Episodes: what they hold, predictions by hand, adaptation of f."""
 
+import inspect
 import math
 from dataclasses import replace
 
@@ -114,18 +115,18 @@ def test_predictions_are_the_similarity_weighted_sum_of_labels():
 
 
 def test_the_loss_knows_the_share_of_positives_by_hand():
-    label = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
-    x = torch.tensor([[0.0], [1.0], [3.0], [4.0]])
-    sampler = EpisodeSampler(label, EpisodeConfig(num_ways=1, batch_size=4))
+    label = torch.tensor([[1.0], [0.0], [0.0], [0.0], [0.0], [0.0], [1.0]])
+    x = torch.tensor([[0.0], [1.0], [3.0], [4.0], [-2.0], [2.0], [0.5]])
+    sampler = EpisodeSampler(label, EpisodeConfig(num_ways=1, batch_size=7))
     episode = sampler.episode(0)
-    negative = int(episode.support[0, 0, 0])
-    assert episode.support[0, 1, 0] == 0
+    negative, positive = (int(episode.support[0, value, 0]) for value in (0, 1))
     total = 0.0
-    asked = [row for row in range(4) if row not in (0, negative)]
+    asked = [row for row in range(7) if row not in (positive, negative)]
     for row in asked:
-        # a third as many positives as negatives: the example of the positives counts a third
-        near = [math.exp(-abs(float(x[row] - x[other]))) for other in (0, negative)]
-        total -= math.log(near[1] / (near[0] / 3 + near[1]))
+        # two positives to five negatives: the example of the positives counts two fifths
+        near = [math.exp(-abs(float(x[row] - x[other]))) for other in (negative, positive)]
+        near[1] *= 2 / 5
+        total -= math.log(near[int(label[row])] / sum(near))
     found = episode_loss(sampler, episode, MinusDistance(), x[episode.batch], x[episode.support])
     torch.testing.assert_close(found, torch.tensor(total / len(asked)))
 
@@ -187,9 +188,78 @@ def test_adaptation_fits_a_copy_to_the_target():
     again = adapt_similarity(relation, embedding[:40], label[:40], config)
     for name, value in adapted.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
-    # one positive alone, and a similarity without weights
-    adapt_similarity(relation, embedding[:3], torch.tensor([1.0, 0.0, 0.0]), config)
+    # two of a class, each predicted in turn; and similarities of which nothing learns
+    few = adapt_similarity(relation, embedding[:4], torch.tensor([1.0, 0.0, 1.0, 0.0]), config)
+    assert not all(torch.equal(value, before[name]) for name, value in few.state_dict().items())
+    relation.requires_grad_(False)
+    frozen = adapt_similarity(relation, embedding, label, config)
+    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
     assert isinstance(adapt_similarity(PrototypeSimilarity(), embedding, label, config), PrototypeSimilarity)
+
+
+@pytest.mark.parametrize("num_negatives", [5, 50])
+@pytest.mark.parametrize("user", [None, 0])
+def test_where_a_class_has_one_user_f_stays_as_it_was(num_negatives, user):
+    generator = torch.Generator().manual_seed(0)
+    num_positives = 1 if user is None else 3
+    label = torch.tensor([1.0] * num_positives + [0.0] * num_negatives)
+    users = None if user is None else (torch.arange(len(label)) - num_positives + 1).clamp(min=user)
+    embedding = torch.randn(len(label), 2, generator=generator)
+    torch.manual_seed(0)
+    relation = RelationModule(2)
+    adapted = adapt_similarity(relation, embedding, label, AdaptConfig(num_steps=5), user=users)
+    assert adapted is not relation
+    for name, value in adapted.state_dict().items():
+        assert torch.equal(value, relation.state_dict()[name])
+    sampler = EpisodeSampler(label[:, None], EpisodeConfig(num_ways=1), user=users)
+    assert sampler.can_be_asked.tolist() == [[True, False]]
+    episode = sampler.episode(0)
+    batch, support = embedding[episode.batch], embedding[episode.support]
+    assert episode_loss(sampler, episode, relation, batch, support) == 0
+
+
+def test_who_can_be_asked_is_counted_by_user():
+    label = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 0.0])[:, None]
+    for users, shots, wanted in (
+        ([0, 1, 2, 3, 4, 5], 1, [True, True]),
+        ([0, 1, 2, 3, 4, 5], 2, [True, True]),
+        ([0, 1, 2, 3, 4, 5], 3, [False, False]),
+        ([0, 0, 1, 2, 0, 1], 1, [True, False]),
+        ([0, 1, 0, 1, 0, 0], 1, [True, True]),
+        ([0, 1, 0, 1, 0, 0], 2, [True, True]),
+        ([0, 0, 0, 0, 0, 0], 1, [False, False]),
+    ):
+        config = EpisodeConfig(num_ways=1, num_shots=shots, batch_size=6)
+        sampler = EpisodeSampler(label, config, user=torch.tensor(users))
+        assert sampler.can_be_asked.tolist() == [wanted]
+        seen = torch.cat([sampler.batch_label(sampler.episode(number)) for number in range(60)])
+        assert [bool((seen == value).any()) for value in (0, 1)] == wanted
+
+
+def test_what_adaptation_and_prediction_cannot_use_is_refused():
+    relation, row = RelationModule(1), torch.ones(4, 1)
+    both = torch.tensor([0.0, 1.0])
+    message = "no row can be predicted from examples of other users: .* predict without adapting f"
+    with pytest.raises(ValueError, match=message):
+        adapt_similarity(relation, row[:2], both)
+    with pytest.raises(ValueError, match=message):
+        adapt_similarity(relation, row, both.repeat(2), user=torch.zeros(4, dtype=torch.int64))
+    for label, wrong in (
+        ([0.0, 1.0, 2.0, 2.0], r"labelled 0 or 1, got 2 \(2 in all\)"),
+        ([0.0, 1.0, math.nan, 1.0], "labelled 0 or 1, got nan"),
+        ([1.0, 1.0, 1.0, 1.0], r"there is none of \[0\]"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            predict_few_shot(relation, row, row, torch.tensor(label))
+        with pytest.raises(ValueError, match=wrong):
+            adapt_similarity(relation, row, torch.tensor(label))
+    with pytest.raises(ValueError, match="got 4 rows and 2 labels"):
+        inspect.unwrap(predict_few_shot)(relation, row, row, both)
+    with pytest.raises(ValueError, match="got 4 rows and 2 labels"):
+        adapt_similarity.__wrapped__(relation, row, both)
+    for label, user in ((LABEL, torch.arange(3)), (LABEL[:, 0], None)):
+        with pytest.raises(ValueError, match="there must be one user a row: got labels"):
+            EpisodeSampler.__init__.__wrapped__(EpisodeSampler(LABEL, CONFIG), label, CONFIG, user=user)
 
 
 def test_what_cannot_be_is_refused():
@@ -199,7 +269,7 @@ def test_what_cannot_be_is_refused():
         EpisodeSampler(LABEL * 2, CONFIG)
     with pytest.raises(ValueError, match=r"there is none of \[0\]: give at least one of each"):
         predict_few_shot(PrototypeSimilarity(), torch.ones(1, 1), torch.ones(2, 1), torch.ones(2))
-    with pytest.raises(ValueError, match="0 of 1 tasks have 1 examples of each class"):
+    with pytest.raises(ValueError, match=r"there is none of \[0\]: give at least one of each"):
         adapt_similarity(PrototypeSimilarity(), torch.ones(2, 1), torch.ones(2))
     with pytest.raises(ValueError, match=r"EpisodeConfig.num_shots must be a whole number of at least 1"):
         EpisodeConfig(num_shots=0)

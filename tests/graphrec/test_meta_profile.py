@@ -1,5 +1,6 @@
 """The Meta-Profile Network: its parts, and a toy that meta-training solves without a gradient step."""
 
+import inspect
 from dataclasses import replace
 
 import polars as pl
@@ -119,6 +120,56 @@ def test_training_goes_on_after_a_break_and_is_keyed(tmp_path):
         for name, value in whole.items():
             same = value == found[name] if isinstance(value, dict) else torch.equal(value, found[name])
             assert same, name
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    config = StagesConfig(adam_steps=1, cycle_steps=2, sgd_steps=1, restart_steps=2)
+    (inputs, kind), (others, _) = toy_users(60), toy_users(60, seed=1)
+    label = labels_of_kinds(kind)
+    tasks, meta = tmp_path / "tasks", tmp_path / "meta"
+
+    def fit(inputs=inputs, label=label, **options):
+        options = {"fit_until": 1, "config": config, "checkpoint": tasks, **options}
+        return fit_multi_task(toy_profile(), inputs, label, **options)
+
+    def train(inputs=inputs, label=label, **options):
+        options = {"fit_until": 1, "config": config, "episodes": EPISODES, "checkpoint": meta, **options}
+        return meta_train(toy_profile(), RelationModule(16), inputs, label, **options)
+
+    fit()
+    assert train() == train()
+    fit()
+    for run, options, message in (
+        (fit, {"inputs": others}, "inputs is "),
+        (fit, {"label": 1 - label}, "labels is "),
+        (fit, {"batch_size": 8}, "batch_size is 8, the checkpoint has 32"),
+        (fit, {"fit_until": 2}, "fit_until is 2, the checkpoint has 1"),
+        (fit, {"config": replace(config, random_seed=1)}, "config.random_seed is 1"),
+        (train, {"inputs": others}, "inputs is "),
+        (train, {"label": 1 - label}, "labels is "),
+        (train, {"user": torch.arange(60)}, "users is .* has null"),
+        (train, {"episodes": replace(EPISODES, random_seed=1)}, "episodes.random_seed is 1"),
+        (train, {"checkpoint": tasks}, "episodes.num_ways is 4, the checkpoint has none"),
+    ):
+        with pytest.raises(ValueError, match=f"is the checkpoint of another run: .*{message}"):
+            run(**options)
+
+
+def test_a_frozen_g_stays_as_it_is():
+    config = StagesConfig(adam_steps=2, cycle_steps=2, sgd_steps=1, restart_steps=2)
+    inputs, kind = toy_users(60)
+    label = labels_of_kinds(kind)
+    profile = toy_profile().requires_grad_(False)
+    before = {name: value for name, value in profile.state_dict().items() if isinstance(value, torch.Tensor)}
+    before = {name: value.clone() for name, value in before.items()}
+    model = fit_multi_task(profile, inputs, label, fit_until=1, config=config)
+    relation = RelationModule(16)
+    meta_train(profile, relation, inputs, label, fit_until=1, episodes=EPISODES, config=config)
+    for name, value in before.items():
+        assert torch.equal(profile.state_dict()[name], value), name
+    assert not any(part.training for part in model.train().profile.modules())
+    assert model.training
+    assert all(part.training for part in profile.requires_grad_(True).train().modules())
 
 
 # ---- parts ---------------------------------------------------------------------------------------
@@ -263,8 +314,32 @@ def test_what_does_not_fit_together_is_refused():
         fit_multi_task(profile, inputs, label[1:], fit_until=1)
     with pytest.raises(ValueError, match="got 0 rows of inputs and 0 of labels"):
         meta_train(profile, RelationModule(16), inputs.take(torch.arange(0)), label[:0], fit_until=1)
-    with pytest.raises(ValueError, match=r"none of tasks \[1\], batch_size 32"):
+    with pytest.raises(ValueError, match=r"there is none of tasks \[1\]"):
         fit_multi_task(profile, inputs, torch.tensor([[1.0, torch.nan]]).expand(20, 2), fit_until=1)
+    for wrong in (2.0, -1.0, 0.5, torch.inf):
+        with pytest.raises(ValueError, match=rf"labels must be 0 or 1, or NaN .* got {wrong:g} \(1 in all\)"):
+            fit_multi_task(profile, inputs, torch.tensor([wrong, *[1.0, 0.0] * 9, 1.0])[:, None], fit_until=1)
+    with pytest.raises(
+        ValueError, match=r"must be \(num_rows, num_tasks\), got \(20,\): give .* label\[:, None"
+    ):
+        fit_multi_task.__wrapped__(profile, inputs, label[:, 0], fit_until=1)
+    for size in (0, 1.5, True):
+        message = f"batch_size must be a whole number of at least 1, got {size}"
+        with pytest.raises(ValueError, match=message):
+            fit_multi_task.__wrapped__(profile, inputs, label, fit_until=1, batch_size=size)
+        with pytest.raises(ValueError, match=message):
+            inspect.unwrap(embed)(profile, inputs, batch_size=size)
+    alone = torch.tensor([1.0, *[0.0] * 19])[:, None]
+    with pytest.raises(ValueError, match="with 1 examples of each class no task has rows of both left"):
+        meta_train(
+            profile, RelationModule(16), inputs, alone, fit_until=1, episodes=EpisodeConfig(num_ways=1)
+        )
+    frozen = toy_profile().requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing learns"):
+        meta_train(
+            frozen, PrototypeSimilarity(), inputs, label, fit_until=1, episodes=EpisodeConfig(num_ways=4)
+        )
+    assert frozen.fit_until is None
     with pytest.raises(ValueError, match="6 of 6 tasks have 1 examples of each class, an episode needs 9"):
         meta_train(profile, RelationModule(16), inputs, label, fit_until=1)
     assert profile.fit_until is None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from graphrec.training.checkpoint import save_checkpoint
 from graphrec.training.stages import StagesConfig, train_in_stages
 
 CONFIG = StagesConfig(
@@ -68,6 +69,51 @@ def test_after_a_break_training_ends_with_the_same_weights(tmp_path, broken_at):
     called = []
     assert train_in_stages(again, called.append, CONFIG, checkpoint=file) == losses
     assert not called
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    file = tmp_path / "run.pt"
+    made_from = {"data": "abc"}
+
+    def run(config=CONFIG, made_from=made_from, model=None):
+        fresh, loss_of_step = make()
+        return train_in_stages(model or fresh, loss_of_step, config, checkpoint=file, made_from=made_from)
+
+    losses = run()
+    assert run() == losses
+    with pytest.raises(ValueError, match=r"another run: data is \"abd\", the checkpoint has \"abc\". Give"):
+        run(made_from={"data": "abd"})
+    with pytest.raises(ValueError, match=r"config\.sgd_rate is 0\.1, the checkpoint has 0\.2\. Give"):
+        run(replace(CONFIG, sgd_rate=0.1))
+    with pytest.raises(
+        ValueError, match=r'model.class is "Linear", the checkpoint has "Noisy"; model.shapes'
+    ):
+        run(model=nn.Linear(2, 2))
+    save_checkpoint(file, {"weights": torch.ones(1)})
+    with pytest.raises(
+        ValueError, match=r"not a checkpoint of a training in two stages: it holds \['weights'\]"
+    ):
+        run()
+
+
+def test_frozen_parts_stay_in_evaluation_mode_and_something_must_learn():
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    model = nn.ModuleDict({"frozen": frozen, "free": nn.Sequential(nn.Linear(4, 1), nn.BatchNorm1d(1))})
+    frozen.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data = torch.randn(8, 3)
+
+    def loss_of_step(step):
+        assert not any(part.training for part in frozen.modules())
+        assert all(part.training for part in model["free"].modules())
+        return (model["free"](frozen(data)) - data.sum(1, keepdim=True)).square().mean()
+
+    train_in_stages(model, loss_of_step, CONFIG)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith("frozen"), name
+    with pytest.raises(ValueError, match="nothing learns: Sequential has no parameter that requires a gradi"):
+        train_in_stages(frozen, loss_of_step, CONFIG)
 
 
 def test_the_callers_generator_stays_as_it_was():

@@ -122,6 +122,16 @@ def test_a_cut_checkpoint_is_told(tmp_path, share):
         fit(path)
 
 
+def test_a_file_of_other_objects_is_refused_without_the_advice_to_unpickle_it(tmp_path):
+    path = tmp_path / "model.pt"
+    for write in (lambda: torch.save({"path": path}, path), lambda: path.write_bytes(b"no checkpoint" * 9)):
+        write()
+        with pytest.raises(ValueError, match=r"model\.pt is not a whole checkpoint .* delete it") as found:
+            load_checkpoint(path)
+        assert "weights_only" not in str(found.value)
+        assert "weights_only" not in str(found.value.__cause__)
+
+
 def test_a_write_that_breaks_off_leaves_the_former_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "model.pt"
     save_checkpoint(path, {"step": 1})

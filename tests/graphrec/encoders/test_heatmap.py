@@ -68,7 +68,7 @@ def belongs(number, event):
         is_return and amount is not None,
         amount is not None,
         amount is not None and "new" in TAGS[item],
-        shop == "x",
+        shop in ("x", "z"),
     )[number]
 
 
@@ -110,7 +110,7 @@ events_lists = st.lists(
         moments,
         st.booleans(),
         st.sampled_from([None, 0.0, 1.5, 2.0, 7.25]),
-        st.sampled_from([None, "x", "y"]),
+        st.sampled_from([None, "x", "y", "z"]),
     ),
     max_size=30,
 )
@@ -205,6 +205,22 @@ def test_a_million_events_are_a_few_cells():
     assert heatmaps.value.sum() == 2 * num_events
 
 
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "last"])
+@pytest.mark.parametrize("amounts", [(torch.inf,), (1.0, -torch.inf), (3e38, 3e38), (1e39,)])
+def test_numbers_that_no_image_can_hold_are_refused(aggregate, amounts):
+    time = at("2011-07-10 04:00")
+    channel = HeatmapChannel(name="spent", aggregate=aggregate, attribute="amount")
+    graph = graph_of([(0, 0, time - 9 + place, False, amount, "x") for place, amount in enumerate(amounts)])
+    encoding = encoding_of(2, (HeatmapChannel(name="events"), channel))
+    if amounts[0] == amounts[-1] == 3e38 and aggregate != "sum":  # it is the sum alone that is too large
+        values = encode(encoding, graph, [0], [time]).value
+        assert values.isfinite().all()
+        return
+    message = f"channel 'spent': the {aggregate} of 'amount' is infinite or too large for float32 in 1 cells"
+    with pytest.raises(ValueError, match=message):
+        encode(encoding, graph, [0, 1], [time, time])
+
+
 # ---- cells that are there, moved about ----------------------------------------------------------
 
 
@@ -291,6 +307,16 @@ def test_texts_that_are_no_heatmap_are_named(text, message):
         parse_heatmap_texts(pl.Series("texts", ["9, 0, 0: 1", text]), num_days=9, num_channels=2)
 
 
+def test_texts_of_more_than_16_bits_are_refused():
+    for num_days, num_channels in ((2**15, 2), (2, 2**15)):
+        with pytest.raises(ValueError, match="a heatmap has at most 32,767 days and 32,767 channels"):
+            parse_heatmap_texts(pl.Series([""]), num_days=num_days, num_channels=num_channels)
+    with pytest.raises(ValueError, match="num_channels must be a whole number of at least 1, got 0"):
+        parse_heatmap_texts(pl.Series([""]), num_days=1, num_channels=0)
+    most = parse_heatmap_texts(pl.Series(["1, 0, 32766: 2"]), num_days=2**15 - 1, num_channels=2**15 - 1)
+    assert cells_of(most) == {(32766, 0, 32766): 2}
+
+
 def test_files_are_opened_as_they_were_saved_and_damage_is_named(tmp_path):
     texts = pl.Series(["2, 10, 1: 5; 7, 20, 0: 6.5", "", "1, 0, 0: 1"])
     heatmaps = parse_heatmap_texts(texts, num_days=9, num_channels=2)
@@ -333,12 +359,33 @@ def test_channels_and_encodings_that_cannot_be_are_refused():
             channel(**options)
     with pytest.raises(ValueError, match=r"the filters of \['genre'\] let nothing through"):
         channel(fields={"genre": ()})
+    made = object.__new__(HeatmapChannel)
+    for words in ("fo", ("food", 3)):
+        with pytest.raises(ValueError, match="'some', filter 'genre': words must be a tuple of strings, got"):
+            HeatmapChannel.__init__.__wrapped__(made, name="some", fields={"genre": words})
     with pytest.raises(ValueError, match="the filters of edge types let nothing through"):
         channel(edge_types=())
     with pytest.raises(ValueError, match=r"a heatmap needs channels, each name once, got \['some', 'some'\]"):
         encoding_of(3, (channel(), channel()))
-    with pytest.raises(ValueError, match=r"num_days must lie in \[1, 32767\], got 0"):
+    with pytest.raises(
+        ValueError, match=r"HeatmapEncoding.num_days must be a whole number of at least 1, got 0"
+    ):
         encoding_of(0)
+    for num_days in (True, 14.5):
+        with pytest.raises(
+            ValueError, match=f"num_days must be a whole number of at least 1, got {num_days}"
+        ):
+            HeatmapEncoding.__init__.__wrapped__(
+                object.__new__(HeatmapEncoding),
+                edge_types=(BUY,),
+                channels=(channel(),),
+                num_days=num_days,
+                time_zone=ZONE,
+            )
+    with pytest.raises(ValueError, match="at most 32,767 days and 32,767 channels, got 32,768 and 1: take a"):
+        encoding_of(2**15, (channel(),))
+    with pytest.raises(ValueError, match="at most 32,767 days and 32,767 channels, got 3 and 32,768"):
+        encoding_of(3, tuple(HeatmapChannel(name=str(number)) for number in range(2**15)))
     with pytest.raises(ValueError, match=r"channel 'some' has edge types .* the history has"):
         HeatmapEncoding(
             edge_types=(BUY,), channels=(channel(edge_types=(RETURN,)),), num_days=3, time_zone=ZONE
@@ -353,7 +400,9 @@ def test_columns_that_a_channel_cannot_read_are_named():
     graph = graph_of([])
     for options, message in (
         ({"attributes": {"amount": ("1",)}}, "filter 'amount': holds numbers, filters need words"),
-        ({"fields": {"genre": ("fod",)}}, r"filter 'genre': none of the words \['fod'\] is known, there are"),
+        ({"fields": {"genre": ("fod",)}}, r"filter 'genre': the words \['fod'\] are not known, there are"),
+        ({"fields": {"genre": ("food", "typo")}}, r"filter 'genre': the words \['typo'\] are not known"),
+        ({"attributes": {"shop": ("x", "y")}}, r"filter 'shop': the words \['y'\] are not known"),
         ({"aggregate": "sum", "attribute": "shop"}, "'shop' is words, a sum needs numbers"),
     ):
         encoding = encoding_of(3, (HeatmapChannel(name="some", **options),))

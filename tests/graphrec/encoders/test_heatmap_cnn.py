@@ -139,8 +139,28 @@ def test_levels_that_cannot_be_are_refused():
     check_window(3, (replace(one, pool=(3, 24)),))
     with pytest.raises(ValueError, match="first_level must be 'sparse' or 'dense', got 'thin'"):
         HeatmapCNN.__init__.__wrapped__(HeatmapCNN(3, 14), 3, 14, first_level="thin")
-    with pytest.raises(ValueError, match="factor must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="factor must be a whole number of at least 1, got 0"):
         narrow_levels(LEVELS[14], 0)
+    for factor in (torch.nan, 2.5, True):
+        with pytest.raises(ValueError, match="factor must be a whole number of at least 1"):
+            narrow_levels.__wrapped__(LEVELS[14], factor)
+    for options, message in (
+        ({"channels": 0}, "ConvLevel.channels must be a whole number of at least 1, got 0"),
+        ({"kernel": (0, 1)}, "ConvLevel.kernel must be a whole number of at least 1, got 0"),
+        ({"pool": (3, -1)}, "ConvLevel.pool must be a whole number of at least 1, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(one, **options)
+    with pytest.raises(ValueError, match=r"ConvLevel.pool must be two numbers, days and hours, got \(3,\)"):
+        ConvLevel.__init__.__wrapped__(
+            object.__new__(ConvLevel), becomes="all", channels=2, kernel=(1, 1), pool=(3,)
+        )
+    for channels, days, name in (
+        (0, 14, "channels"), (-1, 14, "channels"), (1.5, 14, "channels"), (3, "182", "days"),
+        (3, True, "days"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"num_{name} must be a whole number of at least"):
+            HeatmapCNN.__init__.__wrapped__(HeatmapCNN(3, 14), channels, days)
     with pytest.raises(ValueError, match=r"\(channels, days\) \(2, 14\), the network reads \(3, 14\)"):
         HeatmapCNN(3, 14)(random_heatmaps(1, 2, 14))
     with pytest.raises(ValueError, match=r"encoding makes .* \(7, 28\), the network reads \(7, 14\)"):
@@ -284,6 +304,21 @@ def test_lsttm_trains_with_heatmaps_as_its_users_features():
     for name, parameter in encoder.named_parameters():
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode():
+    cnn = HeatmapCNN(2, 14, levels=narrow_levels(LEVELS[14], 16))
+    encoder = HeatmapEncoder(encoding_of(14, CHANNELS[:2]), cnn)
+    model = nn.ModuleList([encoder])
+    assert all(part.training for part in model.train().modules())
+    encoder.requires_grad_(False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    assert not any(part.training for part in model.train()[0].modules())
+    encoder(random_heatmaps(3, 2, 14))
+    for name, value in before.items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+    encoder.requires_grad_(True)
+    assert all(part.training for part in model.train().modules())
 
 
 def test_the_encoder_asks_for_what_it_reads():

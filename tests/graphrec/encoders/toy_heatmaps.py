@@ -22,7 +22,7 @@ CHANNELS = (
     HeatmapChannel(name="returned", edge_types=(RETURN,), aggregate="sum", attribute="amount"),
     HeatmapChannel(name="mean amount", aggregate="mean", attribute="amount"),
     HeatmapChannel(name="last amount", aggregate="last", attribute="amount", fields={"tags": ("new",)}),
-    HeatmapChannel(name="in shop x", attributes={"shop": ("x", "nowhere")}),
+    HeatmapChannel(name="in shop x", attributes={"shop": ("x", "z")}),
 )  # fmt: skip
 
 
@@ -38,9 +38,13 @@ def at(text):
 def graph_of(events, *, num_users=3):
     """The graph of (user, item, time, is a return, amount or None, shop or None); IDs are rows.
 
-    Each relation has one event at the end of time, so that all attributes exist in every graph.
+    Each relation has one event at the end of time, so that all attributes and the shops x and z exist in
+    every graph.
     """
-    rows = [*events, *((0, 0, at("2030-01-01"), returned, 1.0, "x") for returned in (False, True))]
+    rows = [
+        *events,
+        *((0, 0, at("2030-01-01"), returned, 1.0, shop) for returned, shop in ((False, "x"), (True, "z"))),
+    ]
     frame = pl.DataFrame(
         {
             "user_id": [row[0] for row in rows],
