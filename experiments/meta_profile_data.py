@@ -37,6 +37,7 @@ from graph_builders.datasets.online_retail_tasks import (
     online_retail_target_tasks,
     online_retail_usage_tasks,
 )
+from graph_builders.option_checks import check_whole_numbers
 from graphrec.encoders.heatmap import HeatmapChannel, HeatmapEncoding
 from graphrec.encoders.heatmap_cnn import HeatmapEncoder
 from graphrec.encoders.input_reader import InputReader
@@ -62,6 +63,9 @@ class ProfileDataSettings:
     num_folds: int = 5
     targets: tuple[str, ...] = ()
     departments: tuple[str, ...] = DEPARTMENTS
+
+    def __post_init__(self) -> None:
+        check_whole_numbers(self, num_folds=2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

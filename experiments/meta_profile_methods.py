@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.meta_profile_data import MODALITY, ProfileData, TargetRows
-from graph_builders.option_checks import check_whole_numbers
+from graph_builders.option_checks import check_numbers, check_whole_number, check_whole_numbers
 from graphrec.encoders.heatmap_cnn import LEVELS, HeatmapCNN, HeatmapEncoder, narrow_levels
 from graphrec.models.meta_profile import (
     MultiTaskProfile,
@@ -68,8 +68,12 @@ class NetworkSettings:
         check_whole_numbers(
             self, narrow=1, channels=1, source_steps=1, meta_steps=1, num_ways=1, batch_size=1, num_examples=1
         )
+        check_whole_numbers(self, least_steps=0)
+        check_numbers(self, ("max_rate",), above=0)
         if not self.target_steps:
             raise ValueError("target_steps needs a length to choose from: name one at least")
+        for steps in self.target_steps:
+            check_whole_number("NetworkSettings.target_steps", steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,11 @@ class MetaProfileTableConfig:
         wrong = [fold for fold in self.folds if not 0 <= fold < self.tasks.num_folds]
         if wrong:
             raise ValueError(f"folds must lie in 0 to {self.tasks.num_folds - 1}, got {wrong}")
+        for name in ("seeds", "folds"):
+            numbers = getattr(self, name)
+            if len(set(numbers)) < len(numbers):
+                # a customer would count as often as the fold
+                raise ValueError(f"name each of the {name} once, got {list(numbers)}")
 
     def seeds_of(self, method: Method, experiment: Experiment) -> tuple[int, ...]:
         """Return the seeds of a row; where labels are drawn, a seed changes every row."""

@@ -500,6 +500,19 @@ def test_wrong_options_are_refused(tmp_path, capsys):
         MetaProfileTableConfig(rows=("nobody",))
     with pytest.raises(ValueError, match="folds must lie in 0 to 4"):
         MetaProfileTableConfig(folds=(5,))
+    for name in ("seeds", "folds"):
+        with pytest.raises(ValueError, match=rf"name each of the {name} once, got \[0, 1, 0\]"):
+            MetaProfileTableConfig(**{name: (0, 1, 0)})
+    for options, message in (
+        ({"max_rate": 0.0}, "NetworkSettings.max_rate must be finite and above 0"),
+        ({"max_rate": float("inf")}, "NetworkSettings.max_rate must be finite and above 0"),
+        ({"least_steps": -1}, "NetworkSettings.least_steps must be a whole number of at least 0"),
+        ({"target_steps": (150, 0)}, "NetworkSettings.target_steps must be a whole number of at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            NetworkSettings(**options)
+    with pytest.raises(ValueError, match=r"ProfileDataSettings.num_folds must be a whole number of at leas"):
+        ProfileDataSettings(num_folds=1)
     with pytest.raises(ValueError, match="at least one seed"):
         MetaProfileTableConfig(seeds=())
     with pytest.raises(ValueError, match="target_steps"):
