@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 SNIPPET = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 PAGES = [
     (ROOT / "docs" / name).read_text()
-    for name in ("samplers.md", "evaluation.md", "models.md", "userbert_own_log.md")
+    for name in ("samplers.md", "evaluation.md", "models.md", "userbert_own_log.md", "meta_profile.md")
 ]
 SNIPPETS = [
     pytest.param(*found.groups(), id=text[: found.start()].rsplit("\n# ", 1)[-1].rsplit("\n## ", 1)[-1][:20])
@@ -23,7 +23,7 @@ SNIPPETS = [
 
 
 def test_there_are_snippets():
-    assert len(SNIPPETS) == "".join([README, *PAGES]).count("```python") == 8
+    assert len(SNIPPETS) == "".join([README, *PAGES]).count("```python") == 9
     assert all(printed for _, printed in (snippet.values for snippet in SNIPPETS))
 
 
