@@ -201,11 +201,15 @@ def _choices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     found += [
-        f"| {row['method']} | {row['task']} | {row['rate']:g} | {row['figure']:.4f} | "
+        f"| {row['method']} | {row['task']} | {row['rate']:g} | {_validation(row)} | "
         f"{row['tuning_seconds']:.0f} | {row['seconds_a_seed']:.0f} |"
         for row in rows
     ]
     return found
+
+
+def _validation(row: Mapping[str, Any]) -> str:
+    return "as in turn" if row["figure"] is None else f"{row['figure']:.4f}"
 
 
 # ---- pictures ------------------------------------------------------------------------------------

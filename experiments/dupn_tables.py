@@ -357,7 +357,9 @@ class DUPNTables:
                 self.parts.together(way, one, TUNING_SEED, "validation", only_find=True)
                 for one in self.config.networks.rates
             ]
-            rows.append(self._row("multi-task", way.name, "all", rate, figure, list(parts.values()), tuning))
+            # the first way chose the rate for them all
+            own = figure if way == TOGETHER[0] else None
+            rows.append(self._row("multi-task", way.name, "all", rate, own, list(parts.values()), tuning))
             values = {seed: _values_by_task(part) for seed, part in parts.items()}
             for task in self.data.learned:
                 found.setdefault(task, {})[way.name] = self._scores(way.name, values, [task])
@@ -484,7 +486,7 @@ class DUPNTables:
         name: str,
         task: str,
         rate: float,
-        figure: float,
+        figure: float | None,
         tests: Sequence[KeptPart],
         tuning: Sequence[KeptPart | None],
     ) -> dict[str, Any]:
@@ -496,7 +498,7 @@ class DUPNTables:
             "method": name,
             "task": task,
             "rate": rate,
-            "figure": round(figure, 5),
+            "figure": None if figure is None else round(figure, 5),
             "tuning_seconds": round(sum(tuned), 1),
             "seconds_a_seed": _mean(one.facts["cpu_seconds"] for one in tests),
             "training_rows": {
