@@ -133,6 +133,9 @@ def _choices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["training"] is not None:
             setting.append(f"epoch {row['epoch']} of {row['training']['epochs']}")
         figure = "" if row["figure"] is None else f"{row['figure']:.4f}"
+        changed = {method.name: method.of for method in METHODS}.get(row["method"])
+        if changed is not None:  # nothing was chosen for an ablation itself
+            figure = f"as {changed}"
         costs = [f"{seconds:.0f}" for seconds in row["cpu_seconds"].values()]
         found.append(
             f"| {row['method']} | {row['family']} | {row['num_settings']} | {', '.join(setting)} | "
