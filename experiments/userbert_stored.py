@@ -121,18 +121,27 @@ def _joined_rows(stored: Line, new: Line) -> Line:
                 f"{stored[name]!r}, this run {new[name]!r}. Their seeds do not belong into one row: run all "
                 "rows anew without --add-to-stored"
             )
-    kept = len(set(stored["seeds"]) - set(new["seeds"]))
-    seeds = sorted({*stored["seeds"], *new["seeds"]})
-    return {**new, "seeds": seeds, "cpu_seconds": _mean_costs(stored, new, kept, len(seeds))}
+    return {
+        **new,
+        "seeds": sorted({*stored["seeds"], *new["seeds"]}),
+        "cpu_seconds": _mean_costs(stored, new),
+    }
 
 
-def _mean_costs(stored: Line, new: Line, kept: int, num_seeds: int) -> Mapping[str, float]:
-    """Return each cost a seed over the seeds of both; tuning was done in one of the two."""
-    costs = {}
-    for name, value in new["cpu_seconds"].items():
-        before = stored["cpu_seconds"][name]
-        if name == "tuning":
-            costs[name] = max(before, value)
-        else:
-            costs[name] = round((before * kept + value * (num_seeds - kept)) / num_seeds, 1)
+def _mean_costs(stored: Line, new: Line) -> Mapping[str, float]:
+    """Return each cost a seed; tuning was done in one of the two.
+
+    Means over seeds can be put together where these are others; where some were run twice, those of more
+    seeds stand.
+    """
+    if set(stored["seeds"]) & set(new["seeds"]):
+        longer = stored if len(stored["seeds"]) >= len(new["seeds"]) else new
+        costs = dict(longer["cpu_seconds"])
+    else:
+        weights = len(stored["seeds"]), len(new["seeds"])
+        costs = {
+            name: round((stored["cpu_seconds"][name] * weights[0] + value * weights[1]) / sum(weights), 1)
+            for name, value in new["cpu_seconds"].items()
+        }
+    costs["tuning"] = max(stored["cpu_seconds"]["tuning"], new["cpu_seconds"]["tuning"])
     return costs

@@ -228,6 +228,8 @@ def test_a_row_and_a_seed_are_added_to_stored_tables_without_the_parts_of_the_ot
     stored = {(row["family"], row["method"]): row for row in before[ROWS]}
     for key, row in rows.items():  # tuning was paid once
         assert row["cpu_seconds"]["tuning"] == stored[key]["cpu_seconds"]["tuning"]
+    adding.write_tables()
+    assert {(row["family"], row["method"]): row for row in read(tmp_path / "results" / ROWS)} == rows
     other = adding.stored / ROWS
     write_lines(other, [{**row, "epoch": row["epoch"] + 1} for row in read(other) if row["method"] == lstm])
     again = tables_in(tmp_path, shop, SIMPLE + TRAINED, replace(config, rows=(actions,)))
