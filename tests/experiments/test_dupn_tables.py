@@ -1,7 +1,6 @@
 """DUPN's tables on a slice of KuaiRand-Pure: parts, what validation chooses, figures, pages, pictures."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +19,7 @@ from graphrec.encoders.behavior_sequences import BehaviorSequences
 from graphrec.encoders.sentences import FIRST
 from graphrec.models.dupn_heads import TaskRows
 from tests.experiments.kuairand_slice import sliced_log, write_slice
+from tests.experiments.stored_tables_stay import check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
 
 TINY = NetworkSettings(
@@ -138,23 +138,9 @@ def test_new_days_are_scored_by_networks_of_earlier_ones(finished, data):
 
 
 def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, data, tmp_path, capsys):
-    shutil.copytree(finished.stored, tmp_path / "results")
-    (tmp_path / "docs").mkdir(exist_ok=True)
-    (tmp_path / "docs" / "dupn.md").write_bytes((DOCS / "dupn.md").read_bytes())
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    config = replace(CONFIG, only_tables=True, replace_stored=False)
-    nothing = tables_in(tmp_path, data, config)
-    (tmp_path / "docs" / "dupn.md").write_bytes((DOCS / "dupn.md").read_bytes())
-    with pytest.raises(ValueError, match="no row is finished in"):
-        nothing.run()
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    shutil.copytree(finished.parts.folder.parent, tmp_path / "work", dirs_exist_ok=True)
-    nothing.run()
-    assert "--replace-stored puts them there" in capsys.readouterr().out
-    now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path: now[path] for path in before} == before
-    for path in finished.stored.glob("*.jsonl"):
-        assert (nothing.own_results / path.name).read_bytes() == path.read_bytes()
+    tables = tables_in(tmp_path, data, replace(CONFIG, only_tables=True, replace_stored=False))
+    parts, page = finished.parts.folder.parent, DOCS / "dupn.md"
+    check_stored_tables_stay(finished, tables, page, parts, tmp_path, lambda: capsys.readouterr().out)
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch):

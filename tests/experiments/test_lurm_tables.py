@@ -1,7 +1,6 @@
 """LURM's tables on a made-up shop: queries and folds, parts, what validation chooses, tables, pictures."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from experiments.lurm_data import PREFERENCES, PROFILES, common_categories, comp
 from experiments.lurm_methods import ROWS, LurmSettings, Representations, row_named
 from experiments.lurm_report import lurm_section, update_lurm_page
 from experiments.lurm_tables import DOCS, LurmConfig, LurmTable, LurmTables, _of_seeds, main
+from tests.experiments.stored_tables_stay import check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
 
 TINY = LurmSettings(
@@ -219,23 +219,9 @@ def test_tests_compare_seeds_that_both_have(finished):
 
 
 def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, shop, tmp_path, capsys):
-    shutil.copytree(finished.stored, tmp_path / "results")
-    (tmp_path / "docs").mkdir(exist_ok=True)
-    (tmp_path / "docs" / "lurm.md").write_bytes((DOCS / "lurm.md").read_bytes())
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    config = replace(CONFIG, only_tables=True, replace_stored=False)
-    nothing = tables_in(tmp_path, shop, config)
-    (tmp_path / "docs" / "lurm.md").write_bytes((DOCS / "lurm.md").read_bytes())
-    with pytest.raises(ValueError, match="no row is finished in"):
-        nothing.run()
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    shutil.copytree(finished.stored.parent / "work", tmp_path / "work", dirs_exist_ok=True)
-    nothing.run()
-    assert "--replace-stored puts them there" in capsys.readouterr().out
-    now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path: now[path] for path in before} == before
-    for path in finished.stored.glob("*.jsonl"):
-        assert (nothing.own_results / path.name).read_bytes() == path.read_bytes()
+    tables = tables_in(tmp_path, shop, replace(CONFIG, only_tables=True, replace_stored=False))
+    parts, page = finished.stored.parent / "work", DOCS / "lurm.md"
+    check_stored_tables_stay(finished, tables, page, parts, tmp_path, lambda: capsys.readouterr().out)
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, shop, monkeypatch):

@@ -1,7 +1,6 @@
 """The Meta-Profile Network's tables on made-up shops: labels, folds, methods, parts, figures, page."""
 
 import json
-import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -52,6 +51,7 @@ from graph_builders.datasets.online_retail import FIRST_FILE, SECOND_FILE
 from graph_builders.datasets.online_retail_keywords import KEYWORDS
 from graph_builders.datasets.online_retail_tasks import USAGE_KINDS
 from graphrec.evaluation import auc
+from tests.experiments.stored_tables_stay import check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
 
 # departments 0 and 6 are those of one taste each
@@ -372,23 +372,9 @@ def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch
 
 
 def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, shop, tmp_path, capsys):
-    shutil.copytree(finished.stored, tmp_path / "results")
-    (tmp_path / "docs").mkdir(exist_ok=True)
-    (tmp_path / "docs" / "meta_profile.md").write_bytes((DOCS / "meta_profile.md").read_bytes())
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    config = replace(CONFIG, only_tables=True, replace_stored=False)
-    nothing = tables_in(tmp_path, shop, config)
-    (tmp_path / "docs" / "meta_profile.md").write_bytes((DOCS / "meta_profile.md").read_bytes())
-    with pytest.raises(ValueError, match="no row is finished in"):
-        nothing.run()
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    shutil.copytree(finished.parts.folder.parent, tmp_path / "work", dirs_exist_ok=True)
-    nothing.run()
-    assert "--replace-stored puts them there" in capsys.readouterr().out
-    now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path: now[path] for path in before} == before
-    for path in finished.stored.glob("*.jsonl"):
-        assert (nothing.own_results / path.name).read_bytes() == path.read_bytes()
+    tables = tables_in(tmp_path, shop, replace(CONFIG, only_tables=True, replace_stored=False))
+    parts, page = finished.parts.folder.parent, DOCS / "meta_profile.md"
+    check_stored_tables_stay(finished, tables, page, parts, tmp_path, lambda: capsys.readouterr().out)
 
 
 def test_meta_training_is_shared_by_the_rows_that_read_its_g(finished):
