@@ -72,7 +72,7 @@ def dupn_section(results: Path, data: str) -> str:
         return "Nothing has been run yet."
     notes = [note for note in rows[0]["notes"] if note not in rows[0]["title"]]
     rows_of_tasks = ", ".join(f"{name} {count:,}" for name, count in rows[0]["training_rows"].items())
-    found = [f"**{rows[0]['title']}**. Training rows: {rows_of_tasks}. {' '.join(notes)}", ""]
+    found = [f"**{rows[0]['title'].rstrip('.')}.** Training rows: {rows_of_tasks}. {' '.join(notes)}", ""]
     for part, heading in (
         ("variants", "### Variants and baselines, a task at a time"),
         ("multi-task", "### All tasks together"),

@@ -4,7 +4,7 @@ Everything is made of parts (``experiments.dupn_parts``), so a run goes on where
 goes seed by seed, and after each the tables are made anew from whatever is finished.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -390,32 +390,28 @@ class DUPNTables:
         parts = self._of_seeds(lambda seed: self.parts.transferred(chosen[0], seed, only_find=True))
         held_out = self.data.held_out
         if parts:
-            points = [part.facts["points"] for part in parts.values()]
-            for place, first in enumerate(points[0]):
-                of_seeds = [one[place] for one in points]
+            for (way, num_labels), of_seeds in points_of_seeds(parts.values(), ("way", "num_labels")).items():
                 lines.append(
                     {
                         "part": "transfer",
-                        "way": first["way"],
-                        "num_labels": first["num_labels"],
+                        "way": way,
+                        "num_labels": num_labels,
                         "task": held_out,
                         "metric": self.parts.metric(held_out),
                         "values": [round(one["figure"], 5) for one in of_seeds],
                         "training_seconds": _mean(one["training_seconds"] for one in of_seeds),
                         "seeds": list(parts),
-                        "tests": self._transfer_tests(parts, first),
+                        "tests": self._transfer_tests(parts, of_seeds[0]),
                     }
                 )
         parts = self._of_seeds(lambda seed: self.parts.incremental(chosen[0], seed, only_find=True))
         if parts:
-            points = [part.facts["points"] for part in parts.values()]
-            for place, first in enumerate(points[0]):
-                of_seeds = [one[place] for one in points]
+            for (way, day), of_seeds in points_of_seeds(parts.values(), ("way", "day")).items():
                 lines += [
                     {
                         "part": "incremental",
-                        "way": first["way"],
-                        "day": first["day"],
+                        "way": way,
+                        "day": day,
                         "task": task,
                         "metric": self.parts.metric(task),
                         "values": [round(one["figures"][task], 5) for one in of_seeds],
@@ -526,6 +522,18 @@ def _values_by_task(part: KeptPart) -> dict[str, np.ndarray]:
     return {
         str(task): frame["value"].to_numpy()
         for (task,), frame in part.frame.group_by("task", maintain_order=True)
+    }
+
+
+def points_of_seeds(
+    parts: Iterable[KeptPart], key: tuple[str, str]
+) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Return the points of all seeds by two of their values; those that some seed lacks are left out."""
+    of_seeds = [{tuple(one[name] for name in key): one for one in part.facts["points"]} for part in parts]
+    return {
+        which: [points[which] for points in of_seeds]
+        for which in of_seeds[0]
+        if all(which in points for points in of_seeds)
     }
 
 

@@ -13,7 +13,8 @@ from experiments.dupn_data import DUPNDataSettings, complete_journey_data, kuair
 from experiments.dupn_methods import METHODS, NetworkSettings, aggregates, make_model, method_named
 from experiments.dupn_parts import SOURCE, TOGETHER, WAYS, DUPNParts, TransferSettings
 from experiments.dupn_report import GAPS, dupn_section, grouped_attention, update_dupn_page
-from experiments.dupn_tables import DOCS, UPDATES, DUPNTableConfig, DUPNTables, main
+from experiments.dupn_tables import DOCS, UPDATES, DUPNTableConfig, DUPNTables, main, points_of_seeds
+from experiments.kept_parts import KeptPart
 from graph_builders.datasets.entity_tasks import EntityTask, make_rows
 from graphrec.encoders.behavior_sequences import BehaviorSequences
 from graphrec.encoders.sentences import FIRST
@@ -124,6 +125,22 @@ def test_transfer_has_all_ways_and_numbers_of_labels(finished, data):
     assert [[test["other"] for test in tests] for tests in tested] == [
         ["representation", "single", "all"]
     ] * 2
+
+
+def test_points_of_seeds_meet_by_what_they_are_of(tmp_path):
+    def part(*points):
+        facts = {"points": [{"way": way, "day": day, "figure": value} for way, day, value in points]}
+        return KeptPart(path=tmp_path / "part.json", facts=facts, frame=None, is_new=False)
+
+    parts = [
+        part(("a", 1, 0.1), ("a", 1, 0.1), ("b", 1, 0.2), ("c", 1, 0.3)),
+        part(("b", 1, 0.4), ("a", 1, 0.5)),
+    ]
+    found = points_of_seeds(parts, ("way", "day"))
+    assert {key: [one["figure"] for one in points] for key, points in found.items()} == {
+        ("a", 1): [0.1, 0.5],
+        ("b", 1): [0.2, 0.4],
+    }
 
 
 def test_new_days_are_scored_by_networks_of_earlier_ones(finished, data):
