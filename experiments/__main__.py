@@ -14,6 +14,8 @@ if set(sys.argv[1:2]) & {
     "lurm_tables",
     "meta_profile_tables",
     "dupn_tables",
+    "encoders_table",
+    "frozen_users",
 }:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # its jobs have one thread each
 
@@ -35,6 +37,8 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   userbert_tables UserBERT and its baselines on users' tasks; goes on where it stopped
   meta_profile_tables few-shot profiles: unseen targets, masked labels, imbalance; goes on where it stopped
   dupn_tables DUPN and its baselines: tasks alone and together, transfer, new days; goes on where it stopped
+  encoders_table LSTTM with each user encoder among its features, three ways; goes on where it stopped
+  frozen_users the four encoders as frozen representations on the same tasks; goes on where it stopped
   lurm_tables LURM and its baselines by frozen representations of whole lives; goes on where it stopped
   simulator_effects what each part of LSTTM brings on simulated data; goes on where it stopped
   report   the page of a table that has been run: --table NAME
@@ -94,8 +98,17 @@ def main(arguments: list[str]) -> int:
         from experiments.dupn_tables import main as dupn_tables
 
         return dupn_tables(rest)
+    if command == "encoders_table":
+        from experiments.encoders_table import main as encoders_table
+
+        return encoders_table(rest)
+    if command == "frozen_users":
+        from experiments.frozen_users import main as frozen_users
+
+        return frozen_users(rest)
     if command == "readme":
         from experiments.dupn_report import update_dupn_page
+        from experiments.encoders_report import update_encoders_page
         from experiments.lurm_report import update_lurm_page
         from experiments.meta_profile_report import update_meta_profile_page
         from experiments.readme import update_pages
@@ -104,6 +117,7 @@ def main(arguments: list[str]) -> int:
         update_pages(Path(), RESULTS, TABLES)
         update_userbert_page(RESULTS, Path("docs/userbert.md"))
         update_dupn_page(RESULTS, Path("docs/dupn.md"))
+        update_encoders_page(RESULTS, Path("docs/encoders_table.md"))
         update_lurm_page(RESULTS, Path("docs/lurm.md"))
         update_meta_profile_page(RESULTS, Path("docs/meta_profile.md"))
         return 0

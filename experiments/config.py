@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
 
-from experiments.user_encoders import LEARNING, UserBERTFeatures
+from experiments.user_encoders import LEARNING, UserBERTFeatures, UserEncoderFeatures
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
@@ -80,7 +80,7 @@ class LSTTMConfig:
     short_term: ShortTermConfig = ShortTermConfig(num_neighbors=5, edge_features=True, degree_features=True)
     shuffle_times: bool = False
     preference: PreferenceConfig | None = None
-    user_encoder: UserBERTFeatures | None = None
+    user_encoder: UserEncoderFeatures | None = None
     channels: int = 16
     hidden_channels: tuple[int, ...] = (128, 128)
     dropout: float = 0.3

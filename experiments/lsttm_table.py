@@ -23,6 +23,7 @@ from experiments.run_parts import DataSource, PartRunner, missing_parts, run_par
 from experiments.search import (
     GAUC,
     NUM_TRIALS,
+    SEARCH_FILE,
     chosen,
     missing_trials,
     search_cost,
@@ -36,7 +37,6 @@ from graphrec.training.online import OnlineConfig
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
-SEARCH_FILE = "lsttm_search.jsonl"
 BUDGET_HOURS = 15.0
 CANDIDATE = "LSTTM"
 Form = Literal["none", "updated"]

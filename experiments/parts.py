@@ -85,6 +85,7 @@ class FinishedPart:
         path: its scores, a Parquet file.
         cpu_seconds: processor time of everything in the part, the long-term module left out.
         training_seconds, scoring_seconds, updating_seconds: wall time; scoring is of one form of update.
+        earlier_seconds: processor time of pre-training that was done for an earlier part.
         num_rows: impressions scored.
         num_parameters: 0 for a model without a network.
 
@@ -95,6 +96,7 @@ class FinishedPart:
     training_seconds: float
     scoring_seconds: float
     updating_seconds: float
+    earlier_seconds: float
     num_rows: int
     num_parameters: int
 

@@ -30,7 +30,7 @@ from experiments.sml_on_day import SMLOnDay
 from experiments.tested_day import Scores, TestedDay, replay_day, row_numbers
 from experiments.tested_day import prepare_day as prepare_day
 from experiments.update_forms import Timings, UpdatedModels
-from experiments.user_encoders import encoded_users, trained_userbert
+from experiments.user_encoder_training import encoded_users, trained_encoder
 from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.events import EventLog
 from graphrec.encoders.base import NodeEncoder
@@ -182,26 +182,29 @@ class NeuralOnDay:
             data = replace(data, sequences=item_sequences(day.inputs, config))
         if reads_preference:
             data = replace(data, preferences=preferences)
-        torch.manual_seed(seed)
+        self.timings = Timings()
         encoders: dict[NodeType, NodeEncoder[Any]] = {}
         if isinstance(config, LSTTMConfig) and config.user_encoder is not None:
-            encoder = trained_userbert(
+            trained = trained_encoder(
                 day.inputs,
                 config.user_encoder,
                 until=day.start,
+                scored_until=day.end,
                 random_seed=seed,
                 device=device,
-                checkpoint=None if checkpoint is None else checkpoint.with_suffix(".encoder.pt"),
+                folder=None if checkpoint is None else checkpoint.parent.parent / "user_encoders",
             )
-            encoders["user"] = encoder
-            data = replace(data, encoders={"user": encoded_users(day.inputs, encoder, config.user_encoder)})
+            self.timings.earlier = trained.earlier_seconds
+            encoders["user"] = trained.encoder
+            read = encoded_users(day.inputs, trained.encoder, config.user_encoder)
+            data = replace(data, encoders={"user": read})
         self.data = data
         channels = snapshots.vectors["user"].shape[-1] if snapshots is not None else 0
+        torch.manual_seed(seed)
         self.model = make_model(config, data, day.inputs, channels, encoders).to(device)
         self.curve: list[TrainingPoint] = []
         self.updated: UpdatedModels | None = None
         self.batches: list[ClickBatch] = []
-        self.timings = Timings()
 
     def fit(self, past: Past) -> None:
         """Train on the impressions before the day, and give each form of update its copy."""

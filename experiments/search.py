@@ -26,6 +26,7 @@ from experiments.table_rows import TableRow, with_settings
 from graphrec.training.online import OnlineConfig
 
 NUM_TRIALS = 8
+SEARCH_FILE = "lsttm_search.jsonl"  # of the result files: a line a trial
 DENSE_RATES = (0.01, 0.1, 1.0)
 TABLE_RATES = (0.01, 1.0, 100.0)
 GAUC = "gauc[user,period; impressions]"

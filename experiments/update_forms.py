@@ -18,11 +18,15 @@ from graphrec.training.parameters import descent_rates
 
 @dataclass
 class Timings:
-    """Wall seconds of a model on a test day; ``scoring`` is of one form of update, whatever their number."""
+    """Wall seconds of a model on a test day; ``scoring`` is of one form of update, whatever their number.
+
+    ``earlier`` are processor seconds of pre-training that was done once for several models.
+    """
 
     training: float = 0.0
     scoring: float = 0.0
     updating: float = 0.0
+    earlier: float = 0.0
 
     @contextmanager
     def measure(self, what: str) -> Iterator[None]:

@@ -1,143 +1,207 @@
-"""Node-feature encoders of the users in LSTTM's short-term graph: what they read of a data set."""
+"""Node-feature encoders of the users in LSTTM's short-term graph: what each reads, its size, its training.
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+All four are small, of 32 to 64 channels. How they are made and pre-trained is
+``experiments.user_encoder_models``.
+"""
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Literal
 
-from experiments.main_inputs import MainInputs
-from graph_builders.option_checks import check_choices, check_whole_numbers
-from graphrec.encoders.behavior_words import SentenceTokenizer, long_words, short_words
-from graphrec.encoders.input_reader import InputReader
-from graphrec.encoders.userbert import UserBERT
-from graphrec.encoders.userbert_encoder import UserBERTEncoder, read_sentences
-from graphrec.encoders.vocabulary import fit_vocabularies
-from graphrec.training.batches import EncodedNodes, rows_between
-from graphrec.training.masked_words import MaskedWordModel
-from graphrec.training.pretraining import PretrainingConfig, pretrain
-from samplers.random_numbers import keyed_uniform
+from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
+from graphrec.training.loop import OptimizerConfig
+from graphrec.training.pretraining import PretrainingConfig
 
 Learning = Literal["end to end", "fine-tuned", "frozen"]
 LEARNING: tuple[Learning, ...] = ("end to end", "fine-tuned", "frozen")
+SUPERVISED = OptimizerConfig(epochs=2, batch_size=256, embedding_learning_rate=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserBERTFeatures:
-    """UserBERT over what users were shown and did, small: on KuaiRand-Pure a user has some ten events.
+class UserFeatures:
+    """What the encoders have in common.
 
     Attributes:
         learning: "end to end" from the first weights; "fine-tuned" from those of the pre-training; "frozen"
-            keeps these as they are.
-        pretraining: masked words, on histories of training rows before the test day; its random seed is that
-            of the run. Not read where the encoder learns end to end alone.
+            keeps these as they are: each query's vector is computed once, before LSTTM is trained.
         max_pretraining_queries: so many (user, time) of training rows, drawn at random.
         domains, behaviors: the parts whose events are read, as LSTTM's short-term graph has them.
-        attributes: of the events.
-        fields: of the items.
-        days: length of the window of the long-term words; those of the last day are short-term.
-        max_words: of each kind, the latest that are kept.
-        channels, num_blocks, num_heads: of the model.
         nodes: which users are encoded: "all" of a batch's graph, or the "seeds" alone, with one layer.
 
     """
 
     learning: Learning = "fine-tuned"
-    pretraining: PretrainingConfig = PretrainingConfig(
-        epochs=2, batch_size=64, learning_rate=1e-3, decay=True
-    )
     max_pretraining_queries: int = 20_000
     domains: tuple[str, ...] = ("internal", "external")
     behaviors: tuple[str, ...] = ("click", "skip")
-    attributes: tuple[str, ...] = ("tab",)
-    fields: tuple[str, ...] = ("author_id", "tag")
-    days: int = 30
-    max_words: int = 16
-    channels: int = 32
-    num_blocks: int = 2
-    num_heads: int = 2
     nodes: Literal["all", "seeds"] = "seeds"
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_whole_numbers(self, max_pretraining_queries=1, days=2, max_words=1, channels=1, num_blocks=1)
-        check_whole_numbers(self, num_heads=1)
+        check_whole_numbers(self, max_pretraining_queries=1)
+        if self.learning == "frozen" and self.nodes == "all":
+            raise ValueError('frozen vectors are computed of the impressions\' own users: take nodes="seeds"')
 
 
-def make_userbert(inputs: MainInputs, config: UserBERTFeatures, *, until: int) -> UserBERTEncoder:
-    """Build UserBERT with weights from torch's generator; its vocabularies saw events before ``until``."""
-    relations = inputs.short_term_relations(config.domains, config.behaviors)
-    actions = [relation.reverse_edge_type for relation in relations]
-    options: dict[str, Any] = {
-        "attributes": config.attributes,
-        "fields": config.fields,
-        "max_words": config.max_words,
-    }
-    kinds = {
-        "long": long_words(actions, days=config.days, recent_days=1, **options),
-        "short": short_words(actions, days=1, **options),
-    }
-    hours = inputs.tables.utc_offset_hours
-    sign = "-" if hours < 0 else "+"
-    tokenizer = SentenceTokenizer(
-        kinds=kinds,
-        vocabularies=fit_vocabularies(
-            inputs.graph, [kind.request for kind in kinds.values()], fit_until=until
-        ),
-        time_zone=f"{sign}{int(abs(hours)):02}:{round(abs(hours) % 1 * 60):02}",
-    )
-    bert = UserBERT(
-        tokenizer.sizes, channels=config.channels, num_blocks=config.num_blocks, num_heads=config.num_heads
-    )
-    return UserBERTEncoder(tokenizer, bert)
+@dataclass(frozen=True, kw_only=True)
+class UserBERTFeatures(UserFeatures):
+    """UserBERT over what users were shown and did, small: on KuaiRand-Pure a user has some ten events.
 
+    Attributes:
+        pretraining: masked words; its random seed is that of the run.
+        attributes: of the events.
+        fields: of the items.
+        days: length of the window of the long-term words.
+        recent_days: the last ones, whose words are the short-term ones.
+        max_words: of each kind, the latest that are kept.
+        channels, num_blocks, num_heads: of the model.
 
-def trained_userbert(
-    inputs: MainInputs,
-    config: UserBERTFeatures,
-    *,
-    until: int,
-    random_seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-) -> UserBERTEncoder:
-    """Build UserBERT as LSTTM is to start with it: pre-trained on rows before ``until``, if it is to be.
-
-    Pre-training is by masked words, on the users' histories as of the periods of training rows. A finished
-    checkpoint is read and nothing is trained.
     """
-    encoder = make_userbert(inputs, config, until=until)
-    if config.learning != "end to end":
-        node, time = _training_queries(inputs, config, until, random_seed)
-        pretrain(
-            MaskedWordModel(encoder.bert).to(device),
-            read_sentences(user_reader(inputs, encoder), encoder.tokenizer, node, time),
-            time,
-            fit_until=until,
-            config=replace(config.pretraining, random_seed=random_seed),
-            checkpoint=checkpoint,
+
+    pretraining: PretrainingConfig = PretrainingConfig(
+        epochs=2, batch_size=64, learning_rate=1e-3, decay=True
+    )
+    attributes: tuple[str, ...] = ("tab",)
+    fields: tuple[str, ...] = ("author_id", "tag")
+    days: int = 30
+    recent_days: int = 1
+    max_words: int = 16
+    channels: int = 32
+    num_blocks: int = 2
+    num_heads: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole_numbers(self, days=2, recent_days=1, max_words=1, channels=1)
+        check_whole_numbers(self, num_blocks=1, num_heads=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapFeatures(UserFeatures):
+    """The heatmap CNN of the Meta-Profile Network over counts of each relation's events.
+
+    Attributes:
+        pretraining: several tasks at once.
+        days: of the window; one that ``LEVELS`` has.
+        narrower: so many times fewer channels than the paper's 512.
+        sums: attributes of the events whose sums are channels too.
+        field: of the items, whose ``values`` have a channel of counts each.
+        values: of the field.
+
+    """
+
+    pretraining: OptimizerConfig = SUPERVISED
+    days: int = 14
+    narrower: int = 8
+    sums: tuple[str, ...] = ()
+    field: str = ""
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole_numbers(self, days=1, narrower=1)
+        if bool(self.field) != bool(self.values):
+            raise ValueError(f"counts by value need a field and values: got {self.field!r}, {self.values}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DUPNFeatures(UserFeatures):
+    """DUPN over a user's last events, without a profile: LSTTM's head reads the users' fields itself.
+
+    Attributes:
+        pretraining: several tasks at once.
+        attributes: of the events: properties, beside their type, hour and age.
+        fields: of the items, beside the item itself.
+        num_behaviors: the latest events that are read.
+        item_channels: of each column of the items.
+        property_channels: of each property.
+        channels: of the LSTM's state.
+        query_channels: of the learned vector in the place of a query.
+
+    """
+
+    pretraining: OptimizerConfig = SUPERVISED
+    attributes: tuple[str, ...] = ("tab",)
+    fields: tuple[str, ...] = ("author_id", "tag")
+    num_behaviors: int = 30
+    item_channels: int = 8
+    property_channels: int = 4
+    channels: int = 32
+    query_channels: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole_numbers(
+            self, num_behaviors=1, item_channels=1, property_channels=0, channels=1, query_channels=1
         )
-    encoder.check_before(until)
-    return encoder.requires_grad_(config.learning != "frozen")
 
 
-def user_reader(inputs: MainInputs, encoder: UserBERTEncoder) -> InputReader:
-    """Read from the graph of all days: a history ends before its query's time, whatever comes later."""
-    return InputReader(inputs.graph, "user", encoder.requests, fields=encoder.fields)
+@dataclass(frozen=True, kw_only=True)
+class SMENFeatures(UserFeatures):
+    """LURM: interests of the items that users clicked, counted by day and week, and SMEN.
+
+    The interests are fitted before any of the three ways of learning, on clicks before the test day.
+
+    Attributes:
+        behaviors: an item embedding is learned from pairs of what one user chose, so skips are left out.
+        fields: words of an item without text.
+        item_epochs: of the item embeddings.
+        item_rate: of their Adam.
+        epochs: of SMEN's contrastive pre-training.
+        num_interests: D; at most a quarter of the distinct descriptions.
+        num_anchors: M.
+        channels: of an item, an interest and an anchor.
+        days: of the two lengths of periods.
+
+    """
+
+    behaviors: tuple[str, ...] = ("click",)
+    fields: tuple[str, ...] = ("author_id", "tag")
+    item_epochs: int = 20
+    item_rate: float = 3e-3
+    epochs: int = 6
+    num_interests: int = 300
+    num_anchors: int = 4
+    channels: int = 16
+    days: tuple[int, int] = (1, 7)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, ("item_rate",), above=0)
+        check_whole_numbers(self, item_epochs=0, epochs=0, num_interests=2, num_anchors=1, channels=1)
 
 
-def encoded_users(inputs: MainInputs, encoder: UserBERTEncoder, config: UserBERTFeatures) -> EncodedNodes:
-    """Return what batches read for the encoder."""
-    return EncodedNodes(reader=user_reader(inputs, encoder), prepare=encoder.prepare, nodes=config.nodes)
+SingleFeatures = UserBERTFeatures | HeatmapFeatures | DUPNFeatures | SMENFeatures
 
 
-def _training_queries(
-    inputs: MainInputs, config: UserBERTFeatures, until: int, random_seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return distinct (user, time) of the impressions before ``until``."""
-    rows = rows_between(inputs.data, int(inputs.data.impressions.time.min()), until)
-    pairs = torch.stack([inputs.data.impressions.user[rows], inputs.data.as_of[rows]]).unique(dim=1)
-    order = keyed_uniform("pre-training", random_seed, pairs[0], pairs[1]).argsort()
-    user, time = pairs[:, order[: config.max_pretraining_queries]]
-    return user, time
+@dataclass(frozen=True, kw_only=True)
+class JoinedFeatures:
+    """Several encoders as one; each learns in its own way, and what joins them learns with LSTTM.
+
+    Attributes:
+        encoders: of them all the same ``nodes``; each kind once.
+        out_channels: of the joined vector.
+        how: they are joined, see ``graphrec.encoders.joined``.
+
+    """
+
+    encoders: tuple[SingleFeatures, ...]
+    out_channels: int = 32
+    how: Literal["concatenated", "gated"] = "concatenated"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_whole_numbers(self, out_channels=1)
+        kinds = {type(one) for one in self.encoders}
+        if not self.encoders or len(kinds) < len(self.encoders) or len({e.nodes for e in self.encoders}) > 1:
+            raise ValueError(
+                "joined encoders are one or more, of different kinds, and encode the same nodes: got "
+                f"{[(type(one).__name__, one.nodes) for one in self.encoders]}"
+            )
+
+    @property
+    def nodes(self) -> Literal["all", "seeds"]:
+        """Which users are encoded."""
+        return self.encoders[0].nodes
+
+
+UserEncoderFeatures = SingleFeatures | JoinedFeatures

@@ -5,7 +5,7 @@ LURM (Yang et al., 2021, section 3.4) takes an MLP with one hidden layer of 64, 
 80% of the users to train on. The paper names no number of epochs: choose it on a validation part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from graphrec.evaluation.ctr import auc
 from graphrec.models.trees import BoostedTrees, TreesConfig
 from graphrec.training.adam import AdamConfig
 from graphrec.training.loop import train_steps
+from graphrec.training.task_labels import SetLabels
 from samplers import SeedLoader, keyed_uniform
 
 Features = Any
@@ -119,7 +120,9 @@ def probe(
     x_train, x_test, train, test = _split(features, label, is_test, config.kind)
     num_classes = int(label[label >= 0].max()) + 1
     if config.kind == "mlp":
-        (probability,) = _mlp(x_train, label[train], x_test, num_classes, config, (config.epochs,))
+        (probability,) = _class_probabilities(
+            x_train, label[train], x_test, num_classes, config, (config.epochs,)
+        )
     else:
         fit = {"logistic": _logistic, "trees": _trees}[config.kind]
         probability = fit(x_train, label[train], x_test, num_classes, config)
@@ -147,34 +150,91 @@ def probe_by_epoch(
         ValueError: another kind of model, a rate that decays, no or wrong epochs, or as :func:`probe`.
 
     """
+    wanted = _rising(epochs, config)
+    x_train, x_test, train, test = _split(features, label, is_test, config.kind)
+    num_classes = int(label[label >= 0].max()) + 1
+    longest = replace(config, epochs=wanted[-1])
+    found = _class_probabilities(x_train, label[train], x_test, num_classes, longest, wanted)
+    return [_result(test, label, probability) for probability in found]
+
+
+def probe_sets_by_epoch(
+    features: Features,
+    labels: SetLabels,
+    is_test: Bool[Tensor, " num_rows"],
+    epochs: Sequence[int],
+    *,
+    config: ProbeConfig = ProbeConfig(),
+) -> list[Float64[Tensor, "num_scored num_classes"]]:
+    """Return scores of the classes of rows whose labels are sets, after each of several numbers of epochs.
+
+    The MLP's softmax is compared with the row's set (:meth:`SetLabels.loss`).
+
+    Args:
+        features: a frozen representation a row.
+        labels: of each row; rows without any are not fitted on.
+        is_test: rows that are scored, in their order, whether they have a label or not.
+        epochs: as in :func:`probe_by_epoch`.
+        config: as there.
+
+    Raises:
+        ValueError: as :func:`probe_by_epoch`.
+
+    """
+    wanted = _rising(epochs, config)
+    has_label = labels.has_label
+    _check_lengths(features, len(has_label), is_test)
+    train, test = (has_label & ~is_test).nonzero()[:, 0], is_test.nonzero()[:, 0]
+    if not len(train) or not len(test):
+        raise ValueError(
+            f"a probe needs rows with labels to fit on and a row to score, got {len(train)} and {len(test)}"
+        )
+    x_train, x_test = _scaled(features, train, test, config.kind)
+    own = labels.take(train)
+    return _mlp(
+        x_train,
+        lambda logit, row: own.take(row).loss(logit),
+        x_test,
+        labels.num_outputs,
+        replace(config, epochs=wanted[-1]),
+        wanted,
+    )
+
+
+def _rising(epochs: Sequence[int], config: ProbeConfig) -> list[int]:
     wanted = list(epochs)
     if config.kind != "mlp" or config.decay or not wanted or wanted != sorted({*wanted}) or wanted[0] < 1:
         raise ValueError(
             f"an MLP without decay and rising numbers of epochs are needed, got {config.kind!r}, "
             f"decay={config.decay} and {wanted}"
         )
-    x_train, x_test, train, test = _split(features, label, is_test, config.kind)
-    num_classes = int(label[label >= 0].max()) + 1
-    longest = replace(config, epochs=wanted[-1])
-    found = _mlp(x_train, label[train], x_test, num_classes, longest, wanted)
-    return [_result(test, label, probability) for probability in found]
+    return wanted
 
 
 def _split(
     features: Features, label: Tensor, is_test: Tensor, kind: str
 ) -> tuple[Features, Features, Tensor, Tensor]:
     """Return features to fit on and to score, scaled, and which rows these are."""
-    if not features.shape[0] == len(label) == len(is_test):
-        raise ValueError(
-            f"each row needs features, a label and a part, got {features.shape[0]}, {len(label)}, "
-            f"{len(is_test)}"
-        )
+    _check_lengths(features, len(label), is_test)
     train, test = ((label >= 0) & ~is_test).nonzero()[:, 0], ((label >= 0) & is_test).nonzero()[:, 0]
     if not len(train) or not len(test) or len(label[train].unique()) < 2:
         raise ValueError(
             f"a probe needs rows of two classes to fit on and a row to score, got {len(train)} rows of "
             f"{len(label[train].unique())} classes and {len(test)}: take more users, or another split"
         )
+    return *_scaled(features, train, test, kind), train, test
+
+
+def _check_lengths(features: Features, num_labels: int, is_test: Tensor) -> None:
+    if not features.shape[0] == num_labels == len(is_test):
+        raise ValueError(
+            f"each row needs features, a label and a part, got {features.shape[0]}, {num_labels}, "
+            f"{len(is_test)}"
+        )
+
+
+def _scaled(features: Features, train: Tensor, test: Tensor, kind: str) -> tuple[Features, Features]:
+    """Return features of both kinds of rows; dense ones by the mean and deviation of those to fit on."""
     values = features if isinstance(features, Tensor) else torch.from_numpy(features.data)
     if not bool(values.isfinite().all()):
         raise ValueError("some features are NaN or infinite: look at the training of the representation")
@@ -183,7 +243,7 @@ def _split(
         mean, deviation = x_train.mean(dim=0), x_train.std(dim=0, correction=0)
         scale = torch.where(deviation > 0, deviation, 1.0)
         x_train, x_test = (x_train - mean) / scale, (x_test - mean) / scale
-    return x_train, x_test, train, test
+    return x_train, x_test
 
 
 def _result(test: Tensor, label: Tensor, probability: Tensor) -> ProbeResult:
@@ -241,29 +301,39 @@ def _dense(features: Features) -> Float32[Tensor, "num_rows num_features"]:
 @dataclass(frozen=True, eq=False)
 class _Batch:
     x: Float32[Tensor, "num_rows num_features"]
-    label: Int64[Tensor, " num_rows"]
+    row: Int64[Tensor, " num_rows"]
 
 
 def _mlp(
     x: Features,
-    label: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
     x_test: Features,
-    num_classes: int,
+    num_outputs: int,
     config: ProbeConfig,
     epochs: Sequence[int],
-) -> list[Float64[Tensor, "num_scored num_classes"]]:
-    """Return the probabilities after each of the given numbers of epochs."""
+) -> list[Float64[Tensor, "num_scored num_outputs"]]:
+    """Return the logits after each of the given numbers of epochs.
+
+    Args:
+        x: of the rows to fit on.
+        loss_of: from logits and the numbers of their rows to the loss.
+        x_test: of the rows to score.
+        num_outputs: of the model.
+        config: of the model.
+        epochs: rising.
+
+    """
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it was
         torch.manual_seed(config.random_seed)
         model = nn.Sequential(
             nn.Linear(x.shape[1], config.hidden_channels),
             nn.ReLU(),
-            nn.Linear(config.hidden_channels, num_classes),
+            nn.Linear(config.hidden_channels, num_outputs),
         )
     loader = SeedLoader(
-        len(label),
+        x.shape[0],
         batch_size=config.batch_size,
-        collate=lambda row: _Batch(_dense(_rows(x, row)), label[row]),  # sparse rows are widened here alone
+        collate=lambda row: _Batch(_dense(_rows(x, row)), row),  # sparse rows are widened here alone
         shuffle=True,
         random_seed=config.random_seed,
         prefetch=0,
@@ -272,7 +342,7 @@ def _mlp(
     def backward(batch: _Batch) -> Tensor:
         with config.precision(torch.device("cpu")):
             logit = model(batch.x)
-        loss = functional.cross_entropy(logit.float(), batch.label)
+        loss = loss_of(logit.float(), batch.row)
         loss.backward()
         return loss.detach()
 
@@ -282,8 +352,7 @@ def _mlp(
     def score(done: int, total: int) -> None:
         if done % len(loader) == 0 and done // len(loader) in epochs:
             parts = torch.arange(x_test.shape[0]).split(8192)
-            logit = torch.cat([model(_dense(_rows(x_test, row))) for row in parts])
-            found.append(logit.double().softmax(dim=1))
+            found.append(torch.cat([model(_dense(_rows(x_test, row))) for row in parts]).double())
 
     train_steps(
         model,
@@ -298,6 +367,20 @@ def _mlp(
         on_step=score,
     )
     return found
+
+
+def _class_probabilities(
+    x: Features, label: Tensor, x_test: Features, num_classes: int, config: ProbeConfig, epochs: Sequence[int]
+) -> list[Float64[Tensor, "num_scored num_classes"]]:
+    found = _mlp(
+        x,
+        lambda logit, row: functional.cross_entropy(logit, label[row]),
+        x_test,
+        num_classes,
+        config,
+        epochs,
+    )
+    return [logit.softmax(dim=1) for logit in found]
 
 
 def _logistic(

@@ -9,8 +9,16 @@ from scipy.sparse import csr_array
 
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from graphrec.evaluation.ctr import auc
-from graphrec.evaluation.probes import ProbeConfig, held_out, probe, probe_by_epoch, probe_task
+from graphrec.evaluation.probes import (
+    ProbeConfig,
+    held_out,
+    probe,
+    probe_by_epoch,
+    probe_sets_by_epoch,
+    probe_task,
+)
 from graphrec.models.trees import TreesConfig
+from graphrec.training.task_labels import SetLabels
 
 KINDS = {
     "mlp": ProbeConfig(kind="mlp", epochs=40, batch_size=32),
@@ -157,3 +165,31 @@ def test_what_cannot_be_probed_is_refused():
         held_out(label, test_share=1.0)
     with pytest.raises(ValueError, match=r"ProbeConfig.strength must be finite and above 0"):
         ProbeConfig(strength=0.0)
+
+
+def test_sets_are_read_off_and_rows_without_one_are_scored_alike():
+    x, label, is_test = rows(300, num_classes=3)
+    size = torch.where(torch.arange(300) % 10 == 0, 0, 2)  # every tenth row has no label
+    code = torch.stack([label, (label + 1) % 3], dim=1)[size > 0].flatten()
+    ptr = torch.cat([torch.zeros(1, dtype=torch.int64), size.cumsum(0)])
+    labels = SetLabels(name="sets", classes=("a", "b", "c"), ptr=ptr, code=code)
+    config = ProbeConfig(batch_size=16)
+    few, many = probe_sets_by_epoch(x, labels, is_test, (1, 30), config=config)
+    assert few.shape == many.shape == (int(is_test.sum()), 3)
+    # the class that is not in the set is the last one
+    assert float((many.argmin(dim=1) == (label[is_test] + 2) % 3).double().mean()) > 0.85
+    # what is scored is fitted on neither by its labels nor by its features
+    fitted = is_test | (size == 0)
+    other = SetLabels(
+        name="sets",
+        classes=labels.classes,
+        ptr=ptr,
+        code=torch.where(fitted.repeat_interleave(size), 0, code),
+    )
+    assert torch.equal(probe_sets_by_epoch(x, other, is_test, (1, 30), config=config)[1], many)
+    with pytest.raises(ValueError, match="rows with labels to fit on"):
+        probe_sets_by_epoch(x, labels, torch.ones(300, dtype=torch.bool), (1,))
+    with pytest.raises(ValueError, match="each row needs features"):
+        probe_sets_by_epoch(x[:5], labels, is_test, (1,))
+    with pytest.raises(ValueError, match="rising numbers"):
+        probe_sets_by_epoch(x, labels, is_test, (3, 1))
