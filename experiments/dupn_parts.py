@@ -38,6 +38,7 @@ from graphrec.training.multi_task import (
     TaskData,
     Transfer,
     fit_tasks,
+    load_weights,
     score_task,
     transfer,
 )
@@ -233,7 +234,7 @@ class DUPNParts:
         if not path.exists():
             raise ValueError(f"{path} is missing: delete {part.path}, and the network is trained again")
         model = self.model(self.data.learned, seed)
-        model.load_state_dict(load_checkpoint(path)["model"])
+        load_weights(model, path, load_checkpoint(path)["model"])
         return model, path
 
     def attention(self, model: MultiTaskModel) -> dict[str, list[list[float]]]:

@@ -234,7 +234,6 @@ class MultiTaskModel(FittedUntil):
             {name: nn.Parameter(0.05 * torch.randn(query_channels)) for name in learned_queries}
         )
         self.log_variance = nn.Parameter(torch.zeros(len(heads))) if uncertainty else None
-        self.register_load_state_dict_pre_hook(_add_time)  # type: ignore[no-untyped-call]
 
     def represent(self, name: str, inputs: Any) -> Tensor:
         """Return the representation of each query for a task; (num_queries, out_channels)."""
@@ -405,7 +404,7 @@ def fit_tasks(
         check_parts(begins_at, earlier, parts, "a checkpoint of fit_tasks")
         if resumes and run is not None:
             check_made_from(begins_at, earlier.get("made_from"), run)
-        _load(model, begins_at, earlier["model"])
+        load_weights(model, begins_at, earlier["model"])
     for module in _dated(model):
         move_fit_until(module, fit_until)
     if model.is_frozen:
@@ -450,6 +449,53 @@ def fit_tasks(
             on_step=on_step,
             made_from=run,
         )
+
+
+def load_weights(model: MultiTaskModel, path: Path, state: Mapping[str, Any]) -> None:
+    """Take over a file's weights and the time until which they were fitted, whatever the model's was.
+
+    Args:
+        model: of the same heads and shapes.
+        path: of the file, for messages.
+        state: the file's state dict of a model.
+
+    Raises:
+        ValueError: they are of a model with other heads or shapes, or the file does not say until when they
+            were fitted.
+
+    """
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    stored = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    heads = list(dict.fromkeys(name.split(".")[1] for name in stored if name.startswith("heads.")))
+    if set(heads) != set(model.heads):
+        raise ValueError(
+            f"{path} holds a model with heads {heads}, this one has {list(model.heads)}: make it with the "
+            "same, or load the encoder's weights alone"
+        )
+    differing = [
+        name
+        for name in {**own, **stored}
+        if name not in own or name not in stored or own[name].shape != stored[name].shape
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} holds a model of other shapes: {differing[0]} and {len(differing) - 1} others differ; "
+            "make this one with the options that it had"
+        )
+    untimed = [name for name in model.state_dict() if name.endswith("_extra_state") and name not in state]
+    if untimed:
+        raise ValueError(
+            f"{path} does not say until when its weights were fitted, it lacks {untimed}: train them anew"
+        )
+    times = [(module, module.fit_until) for module in _dated(model)]
+    try:
+        for module, _ in times:
+            module.fit_until = None  # all weights are replaced, so the file's time alone counts
+        model.load_state_dict(state)
+    except Exception:
+        for module, time in times:
+            module.fit_until = time
+        raise
 
 
 @torch.no_grad()
@@ -612,52 +658,6 @@ def _check(
 
 def _dated(model: MultiTaskModel) -> list[FittedUntil]:
     return [module for module in model.modules() if isinstance(module, FittedUntil)]
-
-
-def _add_time(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give weights from before models kept a time that of their encoder, or let the model keep its own."""
-    assert isinstance(model, MultiTaskModel)
-    if f"{prefix}_extra_state" not in state:
-        extra = [value for name, value in state.items() if name.endswith("_extra_state")]
-        times = [one.get("fit_until") for one in extra if isinstance(one, Mapping)]
-        known = [time for time in times if time is not None]
-        state[f"{prefix}_extra_state"] = {"fit_until": max(known, default=model.fit_until)}
-
-
-def _load(model: MultiTaskModel, path: Path, state: Mapping[str, Any]) -> None:
-    """Take over a file's weights and the time until which they were fitted, whatever the model's was.
-
-    Raises:
-        ValueError: they are of a model with other heads or shapes.
-
-    """
-    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    stored = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    heads = list(dict.fromkeys(name.split(".")[1] for name in stored if name.startswith("heads.")))
-    if set(heads) != set(model.heads):
-        raise ValueError(
-            f"{path} holds a model with heads {heads}, this one has {list(model.heads)}: make it with the "
-            "same, or load the encoder's weights alone"
-        )
-    differing = [
-        name
-        for name in {**own, **stored}
-        if name not in own or name not in stored or own[name].shape != stored[name].shape
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} holds a model of other shapes: {differing[0]} and {len(differing) - 1} others differ; "
-            "make this one with the options that it had"
-        )
-    times = [(module, module.fit_until) for module in _dated(model)]
-    try:
-        for module, _ in times:
-            module.fit_until = None  # all weights are replaced, so the file's time alone counts
-        model.load_state_dict(state)
-    except Exception:
-        for module, time in times:
-            module.fit_until = time
-        raise
 
 
 def _facts(

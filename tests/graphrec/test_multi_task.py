@@ -541,13 +541,14 @@ def test_what_was_trained_on_is_not_scored_whatever_the_encoder():
     score_task(model, "a", planted(5, torch.ones(IN), seed=1, first_time=50))
 
 
-def test_weights_from_before_models_kept_a_time_have_that_of_their_encoder():
+@pytest.mark.parametrize("lacking", ["_extra_state", "encoder._extra_state"])
+def test_weights_without_the_time_until_which_they_were_fitted_are_refused(tmp_path, lacking):
+    data, path = {"a": planted(20, torch.ones(IN), seed=1)}, tmp_path / "weights.pt"
     model = make_model("a")
-    fit_tasks(model, {"a": planted(20, torch.ones(IN), seed=1)}, fit_until=50, config=config())
-    state = {name: value for name, value in model.state_dict().items() if name != "_extra_state"}
-    again = make_model("a")
-    again.load_state_dict(state)
-    assert again.fit_until == again.encoder.fit_until == 50
+    fit_tasks(model, data, fit_until=50, config=config())
+    torch.save({"model": {k: v for k, v in model.state_dict().items() if k != lacking}}, path)
+    with pytest.raises(ValueError, match=rf"weights.pt does not say until when .* lacks \['{lacking}'\]"):
+        fit_tasks(make_model("a"), data, fit_until=50, config=config(), start=path)
 
 
 def test_what_a_source_saw_stays_seen(source):
