@@ -405,7 +405,7 @@ def fit_tasks(
         if resumes and run is not None:
             check_made_from(begins_at, earlier.get("made_from"), run)
         load_weights(model, begins_at, earlier["model"])
-    for module in _dated(model):
+    for module in _dated(model).values():
         move_fit_until(module, fit_until)
     if model.is_frozen:
         data = {name: _with_vectors(model, name, task) for name, task in data.items()}
@@ -482,20 +482,17 @@ def load_weights(model: MultiTaskModel, path: Path, state: Mapping[str, Any]) ->
             f"{path} holds a model of other shapes: {differing[0]} and {len(differing) - 1} others differ; "
             "make this one with the options that it had"
         )
-    untimed = [name for name in model.state_dict() if name.endswith("_extra_state") and name not in state]
+    dated = {f"{name}._extra_state".lstrip("."): module for name, module in _dated(model).items()}
+    untimed = [name for name in dated if name not in state]
     if untimed:
         raise ValueError(
             f"{path} does not say until when its weights were fitted, it lacks {untimed}: train them anew"
         )
-    times = [(module, module.fit_until) for module in _dated(model)]
-    try:
-        for module, _ in times:
-            module.fit_until = None  # all weights are replaced, so the file's time alone counts
-        model.load_state_dict(state)
-    except Exception:
-        for module, time in times:
-            module.fit_until = time
-        raise
+    # all weights are replaced, so the file's times alone count; they are set once nothing can be refused
+    own_times = {name: {**state[name], "fit_until": module.fit_until} for name, module in dated.items()}
+    model.load_state_dict({**state, **own_times})
+    for name, module in dated.items():
+        module.fit_until = state[name]["fit_until"]
 
 
 @torch.no_grad()
@@ -522,7 +519,7 @@ def score_task(
     if name not in model.heads or not len(data.rows):
         raise ValueError(f"no head of {name!r} or no row: heads {list(model.heads)}, {len(data.rows)} rows")
     query, place = data.rows.query.unique(return_inverse=True)
-    for module in _dated(model):
+    for module in _dated(model).values():
         module.check_before(int(data.time[query].min()))
     head = model.heads[name]
     assert isinstance(head, TaskHead)
@@ -656,8 +653,9 @@ def _check(
             )
 
 
-def _dated(model: MultiTaskModel) -> list[FittedUntil]:
-    return [module for module in model.modules() if isinstance(module, FittedUntil)]
+def _dated(model: MultiTaskModel) -> dict[str, FittedUntil]:
+    """Return the parts that know until when they were fitted, the model among them, by their names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, FittedUntil)}
 
 
 def _facts(

@@ -21,6 +21,7 @@ from graphrec.training.multi_task import (
     TaskData,
     TaskSchedule,
     fit_tasks,
+    load_weights,
     score_task,
     transfer,
 )
@@ -549,6 +550,29 @@ def test_weights_without_the_time_until_which_they_were_fitted_are_refused(tmp_p
     torch.save({"model": {k: v for k, v in model.state_dict().items() if k != lacking}}, path)
     with pytest.raises(ValueError, match=rf"weights.pt does not say until when .* lacks \['{lacking}'\]"):
         fit_tasks(make_model("a"), data, fit_until=50, config=config(), start=path)
+
+
+def test_a_model_that_refuses_weights_keeps_its_time(tmp_path):
+    def make(made_by):
+        sizes = SequenceSizes(item=(9,), properties=(5,), made_by=made_by)
+        dupn = DUPN(
+            sizes, item_channels=4, property_channels=3, hidden_channels=6, user_channels=5, query_channels=4
+        )
+        return MultiTaskModel(dupn, {"a": ClassHead(dupn.out_channels, 2)})
+
+    path, time = tmp_path / "weights.pt", torch.arange(3)
+    stored, model = make("one"), make("another")
+    stored.fit_until = stored.encoder.fit_until = 9
+    model.fit_until = model.encoder.fit_until = 50
+    torch.save({"model": stored.state_dict()}, path)
+    data = TaskData(inputs=time, time=time, rows=class_rows(torch.ones(3)), known_time=time)
+    with pytest.raises(ValueError, match="weights are of codes of tokenizer one, this encoder of another"):
+        fit_tasks(model, {"a": data}, fit_until=50, config=config(), start=path)
+    assert model.fit_until == model.encoder.fit_until == 50
+    load_weights(again := make("one"), path, load_checkpoint(path)["model"])
+    again.fit_until = 50  # its own time does not count where all weights are replaced
+    load_weights(again, path, load_checkpoint(path)["model"])
+    assert again.fit_until == again.encoder.fit_until == 9
 
 
 def test_what_a_source_saw_stays_seen(source):
