@@ -135,19 +135,6 @@ METHODS = (
 BASELINES = ("Wide", "Wide&Deep", "DSSM", "CNN-max", "boosted trees")
 
 
-def method_named(name: str) -> Method:
-    """Return a row by its name.
-
-    Raises:
-        ValueError: there is none.
-
-    """
-    for method in METHODS:
-        if method.name == name:
-            return method
-    raise ValueError(f"no row {name!r}; there are {[method.name for method in METHODS]}")
-
-
 # ---- networks --------------------------------------------------------------------------------------
 
 

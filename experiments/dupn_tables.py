@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.dupn_data import DUPNData, DUPNDataSettings, complete_journey_data, kuairand_data
-from experiments.dupn_methods import BASELINES, CANDIDATE, METHODS, Method, NetworkSettings, method_named
+from experiments.dupn_methods import BASELINES, CANDIDATE, METHODS, Method, NetworkSettings
 from experiments.dupn_parts import (
     SOURCE,
     TOGETHER,
@@ -27,6 +27,7 @@ from experiments.dupn_parts import (
 )
 from experiments.dupn_report import draw_pictures, update_dupn_page
 from experiments.kept_parts import KeptPart, versions
+from experiments.named_rows import row_named
 from experiments.resumable import run_resumable
 from experiments.step_clock import ProbeDoneError, StepClock
 from experiments.stored_tables import folder_to_show, marked, put_tables
@@ -86,7 +87,7 @@ class DUPNTableConfig:
 
     def __post_init__(self) -> None:
         for name in self.rows:
-            method_named(name)
+            row_named(name, METHODS)
         if not self.seeds or not self.part:
             raise ValueError("name at least one seed and one part")
         for seed in self.seeds:

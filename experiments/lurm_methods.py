@@ -161,19 +161,6 @@ ROWS = (
 )
 
 
-def row_named(name: str, rows: tuple[Row, ...] = ROWS) -> Row:
-    """Return a row by its name.
-
-    Raises:
-        ValueError: there is none.
-
-    """
-    for row in rows:
-        if row.name == name:
-            return row
-    raise ValueError(f"no row {name!r}, there are {[row.name for row in rows]}")
-
-
 class Representations:
     """Computes the rows' representations of all queries of a data set.
 

@@ -31,9 +31,9 @@ from experiments.lurm_methods import (
     Row,
     as_frame,
     from_frame,
-    row_named,
 )
 from experiments.lurm_report import draw_anchors, update_lurm_page
+from experiments.named_rows import row_named
 from experiments.resumable import run_resumable
 from experiments.stored_tables import Tables, folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_of, figure_rows
@@ -93,7 +93,7 @@ class LurmConfig:
 
     def __post_init__(self) -> None:
         for name in self.rows:
-            row_named(name)
+            row_named(name, ROWS)
         if not self.seeds or not self.ablation_seeds or not self.data:
             raise ValueError("name at least one data set and one seed of each kind")
 
@@ -576,7 +576,7 @@ class LurmTables:
         for table in self.tables:
             seed = self.config.seeds[0]
             before, after = (
-                table.find(row_named(name), "representation", seed)
+                table.find(row_named(name, ROWS), "representation", seed)
                 for name in ("LURM, not trained", CANDIDATE)
             )
             if before is None or after is None or before.frame is None or after.frame is None:

@@ -128,19 +128,6 @@ _GRIDS: Mapping[Kind, tuple[tuple[str, tuple[float, ...]], ...]] = {
 }
 
 
-def method_named(name: str) -> Method:
-    """Return a row by its name.
-
-    Raises:
-        ValueError: there is none.
-
-    """
-    for method in METHODS:
-        if method.name == name:
-            return method
-    raise ValueError(f"no row {name!r}; there are {[method.name for method in METHODS]}")
-
-
 def candidates(kind: Kind, settings: NetworkSettings) -> list[dict[str, float]]:
     """Return the settings of which validation chooses one."""
     if kind in ("scratch", "fine-tuned"):

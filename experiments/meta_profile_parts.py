@@ -18,6 +18,7 @@ from experiments.meta_profile_data import ProfileData, TargetRows
 from experiments.meta_profile_methods import (
     IMBALANCE,
     MASKING,
+    METHODS,
     Learned,
     Method,
     NetworkSettings,
@@ -26,12 +27,12 @@ from experiments.meta_profile_methods import (
     candidates,
     imbalance_classes,
     mask_labels,
-    method_named,
     new_network,
     new_similarity,
     score_target,
     stages,
 )
+from experiments.named_rows import row_named
 from graphrec.evaluation import auc
 from graphrec.models.meta_profile import MultiTaskProfile, ProfileNetwork
 from graphrec.training.checkpoint import load_checkpoint, save_checkpoint
@@ -360,7 +361,7 @@ class ProfileParts:
         return part_path(self.folder, part.name, self.content(part)).with_suffix(".pt")
 
     def _method(self, part: Part) -> Method | None:
-        return method_named(part.method) if part.method else None
+        return row_named(part.method, METHODS) if part.method else None
 
     def _meta_of(self, part: Part, similarity: SimilarityKind) -> Part:
         """Return the meta-training whose g and f a part reads."""

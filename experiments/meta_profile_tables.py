@@ -27,12 +27,12 @@ from experiments.meta_profile_methods import (
     NetworkSettings,
     Setting,
     candidates,
-    method_named,
     new_network,
     steps_of,
 )
 from experiments.meta_profile_parts import EXPERIMENTS, LEVELS_OF, Experiment, Part, ProfileParts
 from experiments.meta_profile_report import draw_curves, draw_heatmap, update_meta_profile_page
+from experiments.named_rows import row_named
 from experiments.resumable import run_resumable
 from experiments.stored_tables import folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_rows
@@ -87,7 +87,7 @@ class MetaProfileTableConfig:
 
     def __post_init__(self) -> None:
         for name in self.rows:
-            method_named(name)
+            row_named(name, METHODS)
         if not self.seeds:
             raise ValueError("name at least one seed")
         wrong = [fold for fold in self.folds if not 0 <= fold < self.tasks.num_folds]
@@ -182,7 +182,7 @@ class MetaProfileTables:
     def tuning_parts(self, method: Method) -> list[Part] | None:
         """Return the parts that choose a row's setting; None where g's own is not chosen yet."""
         if method.kind in ("adapted", "frozen"):
-            meta = self.chosen(method_named(ZERO_STEPS))
+            meta = self.chosen(row_named(ZERO_STEPS, METHODS))
             return None if meta is None else self.parts.tuning_parts(method, meta)
         return self.parts.tuning_parts(method, {})
 
@@ -215,7 +215,7 @@ class MetaProfileTables:
         """Return one test, or None where its setting is not chosen yet."""
         if method.name not in self._settings:
             setting = self.chosen(method)
-            meta = self.chosen(method_named(ZERO_STEPS)) if method.kind in ("adapted", "frozen") else {}
+            meta = self.chosen(row_named(ZERO_STEPS, METHODS)) if method.kind in ("adapted", "frozen") else {}
             if setting is None or meta is None:
                 return None
             self._settings[method.name] = setting, meta
@@ -229,7 +229,7 @@ class MetaProfileTables:
     def _in_tuning_order(self) -> list[Method]:
         """Return the rows whose settings are needed, the one first that chooses g's meta-training."""
         reads_g = any(method.kind in ("adapted", "frozen") for method in self.methods)
-        first = [method_named(ZERO_STEPS)] if reads_g else []
+        first = [row_named(ZERO_STEPS, METHODS)] if reads_g else []
         return list(dict.fromkeys([*first, *self.methods]))
 
     def _run(self, part: Part) -> None:
@@ -302,7 +302,7 @@ class MetaProfileTables:
             rows = network.batch_size + 2 * network.num_ways * setting["shots"]
             embedded = self.data.num_target_rows * EMBEDDING_SHARE
             return (network.meta_steps * rows + embedded) * a_row
-        method = method_named(part.method)
+        method = row_named(part.method, METHODS)
         seconds = 0.0
         of_test = self.parts.curve_targets if part.experiment != "ood" else self.data.target_names
         names = self.parts.tuned_targets if part.stage == "tuning" else of_test

@@ -338,16 +338,3 @@ def _binary_model(data: UserBERTData, method: Method, setting: Setting) -> Any:
         [num_codes[name] for name in data.term_attributes],
         strength=setting["strength"],
     )
-
-
-def method_named(name: str, methods: Sequence[Method] = METHODS) -> Method:
-    """Return a row by its name.
-
-    Raises:
-        ValueError: there is none.
-
-    """
-    for method in methods:
-        if method.name == name:
-            return method
-    raise ValueError(f"no row {name!r}; there are {[method.name for method in methods]}")

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.kept_parts import versions
+from experiments.named_rows import row_named
 from experiments.resumable import run_resumable
 from experiments.step_clock import ProbeDoneError, StepClock
 from experiments.stored_tables import folder_to_show, marked, put_tables, stored_lines
 from experiments.userbert_data import DataSettings, TaskFamily, UserBERTData, complete_journey_data
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
 from experiments.userbert_kuairand import kuairand_data
-from experiments.userbert_methods import CANDIDATE, METHODS, Method, TrainingSettings, method_named
+from experiments.userbert_methods import CANDIDATE, METHODS, Method, TrainingSettings
 from experiments.userbert_parts import Chosen, Part, UserBERTParts
 from experiments.userbert_report import TABLES, draw_ablations, draw_sentence, update_userbert_page
 from experiments.userbert_stored import add_to_tables, stored_choice
@@ -80,7 +81,7 @@ class UserBERTTableConfig:
 
     def __post_init__(self) -> None:
         for name in self.rows:
-            method_named(name)
+            row_named(name, METHODS)
         if not self.seeds or not self.ablation_seeds:
             raise ValueError("name at least one seed of each kind")
         if min(*self.seeds, *self.ablation_seeds) < 0:
@@ -246,7 +247,7 @@ class UserBERTTables:
 
     def _tuned(self, method: Method) -> Method:
         """Return the row whose settings are chosen: the row itself, or the one that an ablation changes."""
-        return method if method.of is None else method_named(method.of, self.all_methods)
+        return method if method.of is None else row_named(method.of, self.all_methods)
 
     def _run(self, part: Part) -> None:
         """Compute a part that is missing and say so."""
@@ -344,7 +345,7 @@ class UserBERTTables:
             for row in rows:
                 figures += rows_of_figures(row, family)
                 described.append(self._describe(row, family))
-                if method_named(row.name, self.all_methods).is_random:
+                if row_named(row.name, self.all_methods).is_random:
                     curves.append(curves_of(row, family))
             candidate = [row for row in rows if row.name == CANDIDATE]
             others = [row for row in rows if row.name != CANDIDATE]
@@ -398,7 +399,7 @@ class UserBERTTables:
 
     def _describe(self, row: RowScores, family: TaskFamily) -> dict[str, Any]:
         """Return what validation chose, what it cost, and what the figures were made from."""
-        method = method_named(row.name, self.all_methods)
+        method = row_named(row.name, self.all_methods)
         chosen = self._choose(method, family)
         assert chosen is not None  # the row has been tested
         tuning = [] if method.of else self.parts.tuning_parts(method, family)
@@ -432,7 +433,7 @@ class UserBERTTables:
 
     def _picture(self) -> None:
         """Draw one user of the last family's test with UserBERT as its first seed left it."""
-        family, method = self.data.families[-1], method_named(CANDIDATE, self.all_methods)
+        family, method = self.data.families[-1], row_named(CANDIDATE, self.all_methods)
         seed = self.config.seeds[0]
         tests = [part for part in self.test_parts(method, seed) if part.family == family.name]
         if not tests:

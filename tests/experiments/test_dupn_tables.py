@@ -10,11 +10,12 @@ import torch
 
 from experiments import task_figures
 from experiments.dupn_data import DUPNDataSettings, complete_journey_data, kuairand_data, thinned
-from experiments.dupn_methods import METHODS, NetworkSettings, aggregates, make_model, method_named
+from experiments.dupn_methods import METHODS, NetworkSettings, aggregates, make_model
 from experiments.dupn_parts import SOURCE, TOGETHER, WAYS, DUPNParts, TransferSettings
 from experiments.dupn_report import GAPS, dupn_section, grouped_attention, update_dupn_page
 from experiments.dupn_tables import DOCS, UPDATES, DUPNTableConfig, DUPNTables, main, points_of_seeds
 from experiments.kept_parts import KeptPart
+from experiments.named_rows import row_named
 from graph_builders.datasets.entity_tasks import EntityTask, make_rows
 from graphrec.encoders.behavior_sequences import BehaviorSequences
 from graphrec.encoders.sentences import FIRST
@@ -90,8 +91,8 @@ def test_every_row_has_its_figures(finished, data):
         }.items()
         for task in tasks
     }
-    assert finished.parts.seeds_of(method_named("DUPN"), (0, 1)) == (0, 1)
-    assert finished.parts.seeds_of(method_named("boosted trees"), (0, 1)) == (0,)  # no seed changes it
+    assert finished.parts.seeds_of(row_named("DUPN", METHODS), (0, 1)) == (0, 1)
+    assert finished.parts.seeds_of(row_named("boosted trees", METHODS), (0, 1)) == (0,)  # no seed changes it
     assert {line["metric"] for line in lines if line["figure"] == "duration"} == {"mean"}
     together = {(line["method"], line["figure"]) for line in lines if line["part"] == "multi-task"}
     names = ["a task at a time", *(way.name for way in TOGETHER)]
@@ -206,27 +207,27 @@ def test_the_page_has_all_tables_and_pictures(finished, tmp_path):
 
 
 def test_validation_chooses_the_best_rate(finished):
-    parts, trees = finished.parts, method_named("boosted trees")
+    parts, trees = finished.parts, row_named("boosted trees", METHODS)
     figures = {
         rate: parts.variant(trees, "click", rate, 0, "validation", only_find=True).facts["figure"]
         for rate in TINY.tree_rates
     }
     assert parts.chosen_rate(trees, "click") == (max(figures, key=figures.get), max(figures.values()))
-    assert parts.chosen_rate(method_named("Wide"), "click") is None
+    assert parts.chosen_rate(row_named("Wide", METHODS), "click") is None
 
 
 @pytest.mark.parametrize("name", ["Wide", "Wide&Deep", "CNN-max", "DUPN nobp", "DUPN w2v"])
 def test_the_other_rows_fit_all_kinds_of_tasks(data, tmp_path, name):
     parts = DUPNParts(data, TINY, CONFIG.transfer, tmp_path)
     for task in ("click", "ranking", "duration"):
-        value = parts.run_variant(method_named(name), task, 0.05, 0, "validation")
+        value = parts.run_variant(row_named(name, METHODS), task, 0.05, 0, "validation")
         assert len(value) == len(data.test(task, 3, 4).task.rows)
         assert len(np.unique(value)) > (1 if task == "duration" else 10)
 
 
 def test_word2vec_starts_items_elsewhere(data):
     def items(name):
-        model = make_model(data, ["click"], TINY, seed=0, method=method_named(name))
+        model = make_model(data, ["click"], TINY, seed=0, method=row_named(name, METHODS))
         return model.encoder.item.tables[0].weight
 
     changed = (items("DUPN w2v") != items("DUPN")).any(dim=1)
@@ -347,11 +348,11 @@ def test_complete_journey_is_read_and_scored(tmp_path):
     assert not data.tokenizer.fields
     parts = DUPNParts(data, TINY, CONFIG.transfer, tmp_path / "parts")
     for name in ("DUPN", "Wide&Deep", "boosted trees"):
-        value = parts.run_variant(method_named(name), "product", 0.05, 0, "test")
+        value = parts.run_variant(row_named(name, METHODS), "product", 0.05, 0, "test")
         assert len(value) == len(parts.part("product", "test").user_id) > 10
     head = make_model(data, ["store"], TINY, seed=0).heads["store"]
     assert head.entity.tables.tables[0].weight.shape[0] == data.tokenizer.vocabularies.num_codes["store_id"]
-    trees = parts.run_variant(method_named("boosted trees"), "price", 0.3, 0, "test")
+    trees = parts.run_variant(row_named("boosted trees", METHODS), "price", 0.3, 0, "test")
     assert set(trees) <= {0.0, 1.0}
 
 

@@ -11,9 +11,10 @@ import torch
 from experiments import lurm_data
 from experiments.kept_parts import kept_part
 from experiments.lurm_data import PREFERENCES, PROFILES, common_categories, complete_journey_data
-from experiments.lurm_methods import ROWS, LurmSettings, Representations, row_named
+from experiments.lurm_methods import ROWS, LurmSettings, Representations
 from experiments.lurm_report import lurm_section, update_lurm_page
 from experiments.lurm_tables import DOCS, LurmConfig, LurmTable, LurmTables, _of_seeds, main
+from experiments.named_rows import row_named
 from tests.experiments.stored_tables_stay import check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
 
@@ -136,7 +137,7 @@ def test_paths_are_asked_for():
 @pytest.mark.parametrize("name", ["DeepWalk, mean of items", "Doc2Vec", "SUMN (our reading)", "PTUM"])
 def test_other_rows_have_a_vector_a_query_that_the_seed_alone_decides(shop, name):
     made = Representations(shop, TINY)
-    found = [made.dense(row_named(name), None, seed)[0] for seed in (0, 0, 1)]
+    found = [made.dense(row_named(name, ROWS), None, seed)[0] for seed in (0, 0, 1)]
     assert found[0].shape == (shop.queries.height, 8)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
@@ -146,20 +147,20 @@ def test_ablations_read_what_they_say(shop):
     made = Representations(shop, TINY)
     vectors, _ = made.fit_items(0)
     assert vectors.shape == (len(made.words), 8)
-    whole = made.bags(row_named("LURM"), vectors, 0)
+    whole = made.bags(row_named("LURM", ROWS), vectors, 0)
     assert whole.num_interests == 4
     assert whole.scales == shop.scales
-    assert made.bags(row_named("LURM, longer periods only"), vectors, 0).scales == ("month",)
-    short = made.bags(row_named("LURM, 60 days of history"), vectors, 0)
+    assert made.bags(row_named("LURM, longer periods only", ROWS), vectors, 0).scales == ("month",)
+    short = made.bags(row_named("LURM, 60 days of history", ROWS), vectors, 0)
     assert 0 < short.count.sum() < whole.count.sum()
-    one, _ = made.dense(replace(row_named("LURM, 1 anchor of 128"), channels=12), vectors, 0)
+    one, _ = made.dense(replace(row_named("LURM, 1 anchor of 128", ROWS), channels=12), vectors, 0)
     assert one.shape == (shop.queries.height, 12)
     # D is at most a quarter of the texts that are known by then: 18
-    assert made.bags(row_named("BoI, D = 100"), vectors, 0).num_interests == 4
+    assert made.bags(row_named("BoI, D = 100", ROWS), vectors, 0).num_interests == 4
 
 
 def test_han_is_trained_with_the_labels(shop):
-    read = LurmTable(shop, CONFIG, None)._reader(row_named("HAN"), 0)
+    read = LurmTable(shop, CONFIG, None)._reader(row_named("HAN", ROWS), 0)
     task = shop.families[0].folds[0][0]
     scored = read.score(task, 1, "test")
     assert scored.select("user_id", "time", "label").equals(
@@ -195,7 +196,7 @@ def test_the_shop_can_be_learned(finished):
 
 def test_scores_are_those_of_the_test_queries(finished, shop):
     table = finished.tables[0]
-    found = table.scores(row_named("LURM"), 1)
+    found = table.scores(row_named("LURM", ROWS), 1)
     assert not found.is_new
     for family in shop.families:
         for number, name in enumerate(family.names):
@@ -213,7 +214,7 @@ def test_tests_compare_seeds_that_both_have(finished):
     best = [line["other"] for line in of_main if line["figure"] == "mean" and line["best_baseline"]]
     assert len(best) == 1
     assert best[0] != "BoI"  # its own input is no baseline
-    scores = finished.tables[0].finished(row_named("LURM"), finished.tables[0].data.families[0], (0, 1))
+    scores = finished.tables[0].finished(row_named("LURM", ROWS), finished.tables[0].data.families[0], (0, 1))
     assert _of_seeds(scores, (1,)).seeds == (1,)
     assert _of_seeds(scores, (1, 2)) is None
 
@@ -242,7 +243,7 @@ def test_a_second_run_computes_nothing_and_writes_the_same(finished, shop, monke
 def test_a_part_is_found_by_what_decides_it(shop, tmp_path):
     def content(name="LURM", stage="representation", **changes):
         config = replace(CONFIG, settings=replace(TINY, **changes))
-        return LurmTable(shop, config, tmp_path).content(row_named(name), stage, 0)
+        return LurmTable(shop, config, tmp_path).content(row_named(name, ROWS), stage, 0)
 
     assert content(doc2vec_epochs=9) == content()
     assert content(probe_epochs=(1,)) == content()

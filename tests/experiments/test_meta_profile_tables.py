@@ -36,7 +36,6 @@ from experiments.meta_profile_methods import (
     draw_examples,
     imbalance_classes,
     mask_labels,
-    method_named,
     new_network,
     new_similarity,
     score_target,
@@ -45,6 +44,7 @@ from experiments.meta_profile_methods import (
 from experiments.meta_profile_parts import Part, ProfileParts
 from experiments.meta_profile_report import moving_average, update_meta_profile_page
 from experiments.meta_profile_tables import DOCS, MetaProfileTableConfig, MetaProfileTables, _Finished, main
+from experiments.named_rows import row_named
 from experiments.task_figures import MEAN
 from graph_builders.datasets.downstream_tasks import PARTS
 from graph_builders.datasets.online_retail import FIRST_FILE, SECOND_FILE
@@ -270,7 +270,7 @@ def test_each_method_learns_the_taste(shop, taste, name):
     train, test = taste
     channels = shop.aggregates.shape[1]
     settings = replace(TINY, narrow=4, channels=channels, batch_size=32, least_steps=60)
-    method = method_named(name)
+    method = row_named(name, METHODS)
     steps = 10.0 if method.kind == "adapted" else 60.0
     setting = {"rate": 1e-2, "steps": steps, "strength": 0.1, "trees": 20.0}
     embedding = (shop.aggregates - shop.aggregates.mean(0)) / (shop.aggregates.std(0) + 1e-6)
@@ -298,7 +298,7 @@ def test_every_method_has_four_settings():
         found = candidates(method.kind, NetworkSettings())
         assert len({tuple(one.items()) for one in found}) == 4
     with pytest.raises(ValueError, match="no row 'nothing'"):
-        method_named("nothing")
+        row_named("nothing", METHODS)
 
 
 # ---- parts and figures ---------------------------------------------------------------------------
@@ -378,17 +378,17 @@ def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, s
 
 
 def test_meta_training_is_shared_by_the_rows_that_read_its_g(finished):
-    setting = finished.chosen(method_named(ZERO_STEPS))
+    setting = finished.chosen(row_named(ZERO_STEPS, METHODS))
     meta = Part(stage="meta", seed=1, fold=1, similarity="relation", setting=tuple(setting.items()))
     for name in (ZERO_STEPS, CANDIDATE, "logistic regression on frozen g"):
-        part = finished.test_part(method_named(name), "ood", 1, 1)
+        part = finished.test_part(row_named(name, METHODS), "ood", 1, 1)
         assert finished.parts.needed(part) == [Part(stage="start", seed=1, fold=1), meta]
-    assert finished.parts.needed(finished.test_part(method_named(NORMAL), "ood", 1, 1)) == []
+    assert finished.parts.needed(finished.test_part(row_named(NORMAL, METHODS), "ood", 1, 1)) == []
     assert finished.parts.find(meta) is not None
 
 
 def test_validation_chooses_the_setting_with_the_best_figure(finished, monkeypatch):
-    method = method_named("logistic regression on aggregates")
+    method = row_named("logistic regression on aggregates", METHODS)
     parts = finished.tuning_parts(method)
     figures = [0.5, 0.7, 0.6, 0.65]
 
@@ -425,7 +425,7 @@ def test_a_scale_of_a_fold_changes_no_figure():
     for scale in (1.0, 100.0):
         generator = np.random.default_rng(0)
         parts = [part([3, 1, 5, 8], 1.0), part([2, 4, 7, 6], scale)]
-        found.append(_Finished(method_named(NORMAL), {0: parts}).scores(1.0).tasks["a"])
+        found.append(_Finished(row_named(NORMAL, METHODS), {0: parts}).scores(1.0).tasks["a"])
     assert found[0].user_id.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert np.array_equal(found[0].values[0], found[1].values[0])
     assert sorted(found[0].values[0].tolist()) == [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from experiments import userbert_kuairand, userbert_methods
+from experiments.named_rows import row_named
 from experiments.results_table import write_lines
 from experiments.task_figures import MEAN, correct_tests
 from experiments.userbert_data import (
@@ -22,7 +23,7 @@ from experiments.userbert_data import (
     thin_training,
 )
 from experiments.userbert_figures import RowScores, compare_rows, curves_of, rows_of_figures
-from experiments.userbert_methods import METHODS, TrainingSettings, candidates, figures_of, method_named
+from experiments.userbert_methods import METHODS, TrainingSettings, candidates, figures_of
 from experiments.userbert_parts import Part, UserBERTParts
 from experiments.userbert_report import draw_ablations, update_userbert_page, userbert_section
 from experiments.userbert_stored import add_to_tables
@@ -64,7 +65,7 @@ def finished(shop, tmp_path_factory):
 
 
 def tables_in(folder, shop, names, config=CONFIG):
-    methods = [method_named(name) for name in names]
+    methods = [row_named(name, METHODS) for name in names]
     return UserBERTTables(
         config,
         results=folder / "results",
@@ -89,7 +90,9 @@ def without_costs(lines):
 def test_every_row_has_its_figures(finished):
     lines = read(finished.stored / "userbert_tables.jsonl")
     found = {(line["method"], line["family"]) for line in lines}
-    assert found == {(name, family) for name in SIMPLE + TRAINED for family in method_named(name).families}
+    assert found == {
+        (name, family) for name in SIMPLE + TRAINED for family in row_named(name, METHODS).families
+    }
     assert all(0 <= value <= 1 for line in lines for value in line["values"])
     seeds = {line["method"]: line["seeds"] for line in lines}
     assert seeds["UserBERT"] == [0, 1]
@@ -358,7 +361,7 @@ def test_the_forecast_counts_what_is_left(finished, shop, tmp_path, capsys):
 
 def test_a_part_is_found_by_what_decides_it(shop, tmp_path):
     def path(name, seed=0, settings=TINY, task="kids", stage="test"):
-        part = Part(stage=stage, method=method_named(name), seed=seed, family=ATTRIBUTES, task=task)
+        part = Part(stage=stage, method=row_named(name, METHODS), seed=seed, family=ATTRIBUTES, task=task)
         return UserBERTParts(shop, settings, tmp_path).path(part)
 
     assert path("UserBERT", settings=replace(TINY, rates=(1e-3, 1e-4))) == path("UserBERT")
@@ -381,7 +384,7 @@ def test_a_part_is_found_by_what_decides_it(shop, tmp_path):
 def test_validation_chooses_the_best_setting_and_epoch(shop, tmp_path):
     settings = replace(TINY, rates=(1e-2, 1e-3))
     parts = UserBERTParts(shop, settings, tmp_path)
-    method, family = method_named("UserBERT, not pre-trained"), shop.families[1]
+    method, family = row_named("UserBERT, not pre-trained", METHODS), shop.families[1]
     assert parts.choose(method, family) is None
     figures = {1e-2: [0.5, 0.7], 1e-3: [0.8, 0.6]}
     for part in parts.tuning_parts(method, family):
@@ -393,7 +396,7 @@ def test_validation_chooses_the_best_setting_and_epoch(shop, tmp_path):
 def test_a_test_needs_its_pretraining(shop, tmp_path):
     part = Part(
         stage="test",
-        method=method_named("UserBERT"),
+        method=row_named("UserBERT", METHODS),
         seed=0,
         family=ATTRIBUTES,
         task="kids",
@@ -408,15 +411,15 @@ def test_all_methods_have_as_many_settings():
     half_lives = (1.0, 2.0, 3.0, 4.0, 5.0)
     count = {m.name: len(candidates(m, settings, half_lives)) for m in METHODS if m.kind != "network"}
     assert set(count.values()) == {1, 10}  # popularity and the plain frequency have nothing to choose
-    assert len(candidates(method_named("UserBERT"), settings, half_lives)) * settings.epochs == 10
+    assert len(candidates(row_named("UserBERT", METHODS), settings, half_lives)) * settings.epochs == 10
 
 
 def test_trees_score_binary_tasks(shop, monkeypatch):
     monkeypatch.setattr(userbert_methods, "TREES", ({"num_trees": 5.0, "learning_rate": 0.3},))
-    (setting,) = candidates(method_named("boosted trees"), TINY, ())
+    (setting,) = candidates(row_named("boosted trees", METHODS), TINY, ())
     kids = shop.families[1].tasks[0]
     scored = userbert_methods.score_task(
-        shop, method_named("boosted trees"), kids, setting, TINY, seed=0, part="test"
+        shop, row_named("boosted trees", METHODS), kids, setting, TINY, seed=0, part="test"
     )
     assert scored.figures[0] > 0.9
     assert len(scored.value) == kids.part("test").height
@@ -425,7 +428,7 @@ def test_trees_score_binary_tasks(shop, monkeypatch):
 @pytest.mark.parametrize("name", ["Wide&Deep+MTL", "Transformer+MTL, 30% of the labels"])
 def test_towers_are_pretrained_on_usage_and_differ_from_untrained_ones(shop, tmp_path, name):
     parts = UserBERTParts(shop, TINY, tmp_path)
-    method = method_named(name)
+    method = row_named(name, METHODS)
     start = Part(stage="start", method=method, seed=0)
     parts.run(start)
     test = Part(
@@ -524,7 +527,7 @@ def test_kuairand_is_read_and_scored_without_the_early_sequences(tmp_path):
     parts = UserBERTParts(data, TINY, tmp_path / "parts")
     options = {"family": NEXT_GENRE, "task": task.name, "seed": 0, "setting": (("rate", 1e-2),)}
     for name in ("own frequency", "UserBERT", "LSTM+MTL"):
-        part = Part(stage="test", method=method_named(name), **options)
+        part = Part(stage="test", method=row_named(name, METHODS), **options)
         start = parts.start_of(part)
         if start is not None:
             parts.run(start)
