@@ -9,18 +9,17 @@ the processor's seconds, and on a GPU where there is one, in seconds of the wall
 """
 
 import argparse
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from experiments.benchmarks.measured_rows import devices, machine_facts
 from experiments.results_table import write_lines
 from graphrec.nn.property_lstm import PropertyGatedLSTM
 from graphrec.nn.transformer import TransformerBlock
@@ -159,14 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=Sizes.batch_size, help="rows of a step")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    described = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "cpu": platform.processor() or platform.machine(),
-    }
+    facts = machine_facts()
     rows = [
-        {**row, **described}
-        for device in (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
+        {**row, **facts}
+        for device in devices()
         for row in measure(Sizes(batch_size=options.batch_size), device, options.repetitions)
     ]
     print(dupn_benchmark_section(rows), flush=True)

@@ -14,23 +14,19 @@ those of the wall, and memory is the GPU's.
 """
 
 import argparse
-import platform
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from experiments.benchmarks.measured_rows import MIB, machine_facts, measured_rows, peak_mib
 from experiments.results_table import write_lines
 from graphrec.encoders.heatmap import HOURS, Heatmaps
 from graphrec.encoders.heatmap_cnn import LEVELS, HeatmapCNN, compress, narrow_levels
@@ -39,7 +35,6 @@ from samplers.tables import with_zero
 
 OUTPUT = Path(__file__).parents[1] / "results" / "heatmaps_benchmark.jsonl"
 WARM_UP = 2  # steps that are not timed
-MIB = 1 << 20
 Transport = Literal["sparse, sparse first level", "sparse, dense on the device", "dense"]
 TRANSPORTS: tuple[Transport, ...] = ("sparse, sparse first level", "sparse, dense on the device", "dense")
 
@@ -128,7 +123,7 @@ class _DenseNetwork(nn.Module):
 def measure(case: Case) -> dict[str, Any]:
     """Train on the case's users and return users a second, milliseconds a step, peak MiB, bytes a user."""
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib(case.device)
     heatmaps = random_heatmaps(case)
     images = dense_images(heatmaps) if case.transport == "dense" else None
     torch.manual_seed(0)
@@ -152,10 +147,7 @@ def measure(case: Case) -> dict[str, Any]:
         if on_gpu:
             torch.cuda.synchronize()
         times.append(clock() - began)
-    if on_gpu:
-        peak = torch.cuda.max_memory_allocated() / MIB
-    else:
-        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MIB
+    peak = peak_mib(case.device) - before
     seconds = statistics.median(times[WARM_UP:])
     moved = (
         images[0].numel() * images.element_size()
@@ -224,25 +216,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUTPUT, help="result file")
     out: Path = parser.parse_args(arguments).out
-    described = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "cpu": platform.processor() or platform.machine(),
-    }
-    rows = [{**measure_files(cases("cpu")[0]), **described}]
+    rows = [{**measure_files(cases("cpu")[0]), **machine_facts()}]
     out.parent.mkdir(parents=True, exist_ok=True)
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for case in cases(device):
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                row = {**pool.submit(measure, case).result(), **described}
-            rows.insert(len(rows) - 1, row)
-            write_lines(out, rows)  # after each case: what was measured stays
-            print(
-                f"{row['transport']:28} {row['device']:5} 1/{row['narrow']} "
-                f"{row['users_per_second']:8,.0f} users/s {row['milliseconds_a_step']:8.1f} ms "
-                f"{row['peak_mib']:7,.0f} MiB {row['bytes_a_user']:9,} bytes a user",
-                flush=True,
-            )
+    for row in measured_rows(measure, cases):
+        rows.insert(len(rows) - 1, row)
+        write_lines(out, rows)  # after each case: what was measured stays
+        print(
+            f"{row['transport']:28} {row['device']:5} 1/{row['narrow']} "
+            f"{row['users_per_second']:8,.0f} users/s {row['milliseconds_a_step']:8.1f} ms "
+            f"{row['peak_mib']:7,.0f} MiB {row['bytes_a_user']:9,} bytes a user",
+            flush=True,
+        )
     return 0
 
 

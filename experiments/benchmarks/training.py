@@ -9,12 +9,10 @@ that does everything in turn. The long-term and preference vectors are random nu
 cost nothing.
 """
 
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.benchmarks.measured_rows import machine_facts
 from experiments.config import BaselineConfig, LSTTMConfig, lsttm, lsttm_with_preference
 from experiments.inputs import load_inputs
 from experiments.protocol import ShortTermGraphs, make_model, prepare_day
@@ -184,9 +183,7 @@ def main() -> int:
                 "rows_per_second_one_thread": count / total,
                 "times_slower_one_thread": total / sum(best[PEER].values()),
                 "share": {part: value / total for part, value in seconds.items()},
-                "date": date.today().isoformat(),
-                "torch": torch.__version__,
-                "cpu": platform.processor() or platform.machine(),
+                **machine_facts(),
             }
             lines.append(line)
             shares = ", ".join(f"{part} {value / total:.0%}" for part, value in seconds.items())

@@ -8,8 +8,6 @@ so. One thread.
 """
 
 import json
-import multiprocessing
-import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.measured_rows import measure_alone, peak_mib
 from graphrec.encoders.bag_of_interests import InterestCounter
 from graphrec.encoders.interests import ItemInterests
 from graphrec.encoders.local_clock import DAY_SECONDS, LocalClock
@@ -96,14 +95,14 @@ def measure_lurm(config: LivesConfig, num_users: int, num_events: int) -> dict[s
     smen = SMEN(config.num_interests, num_anchors=config.num_anchors, channels=config.channels)
     small, at = make_lives(2, 10)
     represent(smen, counter.count(small, at))  # what is made once is not counted
-    base, began = peak_bytes(), time.process_time()
+    base, began = peak_mib("cpu"), time.process_time()
     bag = counter.count(history, now)
     counted = time.process_time()
     represent(smen, bag)
     return {
         "counting": counted - began,
         "encoding": time.process_time() - counted,
-        "peak_mib": max(peak_bytes() - base, 0) / 2**20,
+        "peak_mib": max(peak_mib("cpu") - base, 0),
         "bag_mib": bag.num_bytes / 2**20,
     }
 
@@ -124,18 +123,13 @@ def measure_transformer(config: LivesConfig, num_users: int, num_events: int) ->
         return x.mean(dim=1)
 
     encode(rows[:1, :10])
-    base, began = peak_bytes(), time.process_time()
+    base, began = peak_mib("cpu"), time.process_time()
     for part in rows.split(max(16_384 // num_events, 1)):
         encode(part)
     return {
         "encoding": time.process_time() - began,
-        "peak_mib": max(peak_bytes() - base, 0) / 2**20,
+        "peak_mib": max(peak_mib("cpu") - base, 0),
     }
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def run(config: LivesConfig) -> list[dict[str, Any]]:
@@ -145,7 +139,7 @@ def run(config: LivesConfig) -> list[dict[str, Any]]:
     cases = zip(config.users, config.events, config.measured_users, config.transformer_users, strict=True)
     for users, events, most, most_transformed in cases:
         measured = min(users, most)
-        found = _alone(measure_lurm, config, measured, events)
+        found = measure_alone(measure_lurm, config, measured, events)
         scale = users / measured
         line: dict[str, Any] = {
             "users": users,
@@ -159,7 +153,7 @@ def run(config: LivesConfig) -> list[dict[str, Any]]:
         }
         if events <= config.transformer_events:
             measured = min(users, most_transformed)
-            found = _alone(measure_transformer, config, measured, events)
+            found = measure_alone(measure_transformer, config, measured, events)
             fits.append((events, found["encoding"] / measured))
             line |= {
                 "transformer_measured_users": measured,
@@ -225,15 +219,6 @@ def lives_section(lines: list[dict[str, Any]]) -> str:
         "longest lives that were measured.",
     ]
     return "\n".join(found)
-
-
-def _alone(measure: Any, *arguments: Any) -> dict[str, float]:
-    """Measure in a new process: peak memory is a process's own."""
-    with multiprocessing.get_context("spawn").Pool(
-        1, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        found: dict[str, float] = pool.apply(measure, arguments)
-    return found
 
 
 def _rounded(line: dict[str, Any]) -> dict[str, Any]:

@@ -10,22 +10,18 @@ where there is one, the same with bfloat16, in seconds of the wall, and memory i
 """
 
 import argparse
-import platform
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.benchmarks.measured_rows import measured_rows, peak_mib
 from experiments.results_table import write_lines
 from graphrec.encoders.sentences import FIRST, BehaviorWords, UserSentences
 from graphrec.encoders.userbert import SentenceSizes, UserBERT, WordSizes
@@ -37,7 +33,6 @@ OTHER_ATTRIBUTES = (300, 30)  # sizes of the two small vocabularies
 ACTIONS = 6  # of a word
 NUM_POSITIONS = 365
 WARM_UP = 3  # steps that are not timed
-MIB = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +115,7 @@ class _StepTimes:
 def measure(case: Case) -> dict[str, Any]:
     """Pre-train on the case's sentences and return its words a second, milliseconds a step and peak MiB."""
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib(case.device)
     sentences = random_sentences(case)
     sizes = SentenceSizes(
         words={
@@ -141,10 +136,7 @@ def measure(case: Case) -> dict[str, Any]:
     )
     time_of_query = torch.zeros(len(sentences), dtype=torch.int64)
     pretrain(model.to(case.device), sentences, time_of_query, fit_until=1, config=config, on_step=clock)
-    if case.device == "cuda":
-        peak = torch.cuda.max_memory_allocated() / MIB
-    else:
-        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MIB
+    peak = peak_mib(case.device) - before
     seconds = clock.median()
     return {
         **asdict(case),
@@ -193,23 +185,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUTPUT, help="result file")
     out: Path = parser.parse_args(arguments).out
-    described = {
-        "date": date.today().isoformat(),
-        "torch": torch.__version__,
-        "cpu": platform.processor() or platform.machine(),
-    }
     rows = list[dict[str, Any]]()
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for case in cases(device):
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                rows.append({**pool.submit(measure, case).result(), **described})
-            row = with_ratios(rows)[-1]
-            print(
-                f"{row['group']:26} {row['device']:5} {row['vocabulary']:8,} IDs {row['length']:4} words "
-                f"{row['words_per_second']:10,.0f} words/s {row['milliseconds_a_step']:8.1f} ms "
-                f"{row['times_slower']:6.2f} x  {row['peak_mib']:7,.0f} MiB {row['times_memory']:6.2f} x",
-                flush=True,
-            )
+    for new in measured_rows(measure, cases):
+        rows.append(new)
+        row = with_ratios(rows)[-1]
+        print(
+            f"{row['group']:26} {row['device']:5} {row['vocabulary']:8,} IDs {row['length']:4} words "
+            f"{row['words_per_second']:10,.0f} words/s {row['milliseconds_a_step']:8.1f} ms "
+            f"{row['times_slower']:6.2f} x  {row['peak_mib']:7,.0f} MiB {row['times_memory']:6.2f} x",
+            flush=True,
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_lines(out, with_ratios(rows))
     return 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.benchmarks import heatmaps
+from experiments.benchmarks import heatmaps, measured_rows
 from experiments.benchmarks.heatmaps import (
     TRANSPORTS,
     Case,
@@ -58,20 +58,7 @@ def test_a_case_is_measured(transport):
 
 
 def test_the_command_writes_each_case_and_the_size_on_disk(tmp_path, monkeypatch, capsys):
-    class InThisProcess:
-        def __init__(self, *_, **__):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def submit(self, work, case):
-            return type("Done", (), {"result": staticmethod(lambda: work(case))})
-
-    monkeypatch.setattr(heatmaps, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(measured_rows, "measure_alone", lambda work, case: work(case))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(
         heatmaps,

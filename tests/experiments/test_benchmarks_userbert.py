@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from experiments.benchmarks import userbert
+from experiments.benchmarks import measured_rows, userbert
 from experiments.benchmarks.userbert import Case, measure, random_sentences, userbert_benchmark_section
 from graphrec.encoders.sentences import FIRST
 
@@ -44,20 +44,7 @@ def test_the_command_writes_each_case_with_its_ratio(tmp_path, monkeypatch, caps
             "peak_mib": 5.0 * case.length,
         }
 
-    class InThisProcess:
-        def __init__(self, *_, **__):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-        def submit(self, _, case):
-            return type("Done", (), {"result": staticmethod(lambda: fake(case))})
-
-    monkeypatch.setattr(userbert, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(measured_rows, "measure_alone", lambda _, case: fake(case))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert userbert.main(["--out", str(tmp_path / "rows.jsonl")]) == 0
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

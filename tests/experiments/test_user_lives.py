@@ -53,7 +53,7 @@ def test_lines_are_scaled_and_the_table_says_so(tmp_path, monkeypatch):
         seconds = 0.5 * num_users * num_events
         return made.get(measure, {"encoding": seconds, "peak_mib": 7.0})
 
-    monkeypatch.setattr("experiments.benchmarks.user_lives._alone", alone)
+    monkeypatch.setattr("experiments.benchmarks.user_lives.measure_alone", alone)
     config = LivesConfig(**{**vars(TINY), "out": tmp_path / "lives.jsonl"})
     lines = run(config)
     assert [json.loads(line) for line in config.out.read_text().splitlines()] == json.loads(json.dumps(lines))
