@@ -21,7 +21,7 @@ from graphrec.encoders.behavior_sequences import BehaviorSequences
 from graphrec.encoders.sentences import FIRST
 from graphrec.models.dupn_heads import TaskRows
 from tests.experiments.kuairand_slice import sliced_log, write_slice
-from tests.experiments.stored_tables_stay import check_stored_tables_stay
+from tests.experiments.stored_tables_stay import check_second_run_computes_nothing, check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
 
 TINY = NetworkSettings(
@@ -162,17 +162,7 @@ def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, d
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch):
-    before = {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
-    assert len(before) == 5
-
-    def refuse(*_, **__):
-        raise AssertionError("a finished part was computed again")
-
-    monkeypatch.setattr(DUPNParts, "run_variant", refuse)
-    monkeypatch.setattr(DUPNParts, "model", refuse)
-    finished.run_parts()
-    finished.write_tables()
-    assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
+    check_second_run_computes_nothing(finished, 5, monkeypatch, "run_variant", "model")
 
 
 def test_the_forecast_knows_what_is_finished(finished, data, tmp_path, capsys):

@@ -51,7 +51,7 @@ from graph_builders.datasets.online_retail import FIRST_FILE, SECOND_FILE
 from graph_builders.datasets.online_retail_keywords import KEYWORDS
 from graph_builders.datasets.online_retail_tasks import USAGE_KINDS
 from graphrec.evaluation import auc
-from tests.experiments.stored_tables_stay import check_stored_tables_stay
+from tests.experiments.stored_tables_stay import check_second_run_computes_nothing, check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
 
 # departments 0 and 6 are those of one taste each
@@ -356,19 +356,7 @@ def test_tests_are_of_the_candidate_against_all_others(finished):
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch):
-    before = {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
-    assert len(before) == 4
-
-    def refuse(*_, **__):
-        raise AssertionError("a finished part was computed again")
-
-    monkeypatch.setattr(ProfileParts, "run", refuse)
-    monkeypatch.setattr(meta_profile_tables, "draw_curves", lambda *_: [])
-    with monkeypatch.context() as patch:
-        patch.setattr(finished, "write_tables", lambda: None)
-        finished.run_parts()
-    finished.write_tables()
-    assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
+    check_second_run_computes_nothing(finished, 4, monkeypatch, "run", tables_once=True)
 
 
 def test_stored_tables_stay_where_a_run_has_other_options_or_nothing(finished, shop, tmp_path, capsys):

@@ -30,6 +30,7 @@ from experiments.userbert_stored import add_to_tables
 from experiments.userbert_tables import DOCS, ROWS, UserBERTTableConfig, UserBERTTables, main
 from graph_builders.datasets.downstream_tasks import PART_TYPE, DownstreamTask
 from tests.experiments.kuairand_slice import sliced_log, write_slice
+from tests.experiments.stored_tables_stay import check_second_run_computes_nothing, contents
 from tests.experiments.toy_shop import write_shop
 
 TINY = TrainingSettings(
@@ -125,20 +126,7 @@ def test_tests_are_of_all_other_rows_and_name_the_best_baseline(finished):
 
 
 def test_a_second_run_computes_nothing_and_writes_the_same(finished, monkeypatch):
-    before = {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")}
-    assert len(before) == 4
-
-    def refuse(*_, **__):
-        raise AssertionError("a finished part was computed again")
-
-    monkeypatch.setattr(UserBERTParts, "run", refuse)
-    finished.run_parts()
-    finished.write_tables()
-    assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    check_second_run_computes_nothing(finished, 4, monkeypatch, "run")
 
 
 def test_where_nothing_is_finished_stored_tables_stay_and_the_command_says_so(shop, finished, tmp_path):
