@@ -30,6 +30,7 @@ class Draw(IntEnum):
     LABELS = 8
     EXTERNAL_EVENTS = 9
     FIELDS = 10
+    TEXTS = 11
 
 
 def generator_for(config: SimulatorConfig, purpose: Draw, hour: int = 0) -> np.random.Generator:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float64
 
+from graph_builders.datasets.simulated_texts import item_texts
 from graph_builders.datasets.simulated_world import (
     COMMON,
     Draw,
@@ -84,7 +85,8 @@ def simulate(config: SimulatorConfig) -> SimulatedData:
         ``position`` on the page. User fields: ``segment`` (says a little of the main topic), ``age_group``
         (says a little of the readiness to click) and ``region`` (says nothing). Item fields, null for
         external items: ``category`` (the topic, with errors), ``format`` (says a little of the quality) and
-        ``birth_hour`` (hours from the start of the log). An item is in no event before its birth.
+        ``birth_hour`` (hours from the start of the log). An item is in no event before its birth. Where
+        ``config.words_per_item`` is above 0, all items of both domains have a text in ``text_tables``.
 
     """
     world = draw_world(config)
@@ -306,6 +308,7 @@ def _tables(config: SimulatorConfig, world: World, log: _Log) -> SimulatedData:
         contexts=("hour", "position"),
         user_table=_user_table(config, world),
         item_table=_item_table(config, world),
+        text_tables={"item": item_texts(config, world)} if config.words_per_item else {},
         licence="simulated: no rights of others",
         citation="graphrec, graph_builders/datasets/simulator.py",
         notes=(

@@ -73,6 +73,10 @@ class SimulatorConfig:
         category_accuracy: probability that an internal item's field ``category`` names its topic and not any
             topic; ``None``: there is no such field.
         segment_accuracy: probability that a user's field ``segment`` names their main topic.
+        words_per_item: length of each item's text, see ``simulated_texts``. Zero: items have no text. All
+            else that is simulated stays as it is.
+        text_accuracy: probability that a word of a text is of its item's topic and not one that all topics
+            share. Zero: texts tell nothing.
 
     """
 
@@ -111,6 +115,8 @@ class SimulatorConfig:
     item_half_life_hours: float = 72.0
     category_accuracy: float | None = 0.9
     segment_accuracy: float = 0.2
+    words_per_item: int = 0
+    text_accuracy: float = 0.5
 
     def __post_init__(self) -> None:
         try:
@@ -119,7 +125,7 @@ class SimulatorConfig:
             raise ValueError(f"start must be a day such as '2024-01-31', got {self.start!r}") from error
         check_whole_numbers(self, random_seed=0, num_days=1, num_users=1, num_items=1, num_external_items=1)
         check_whole_numbers(self, num_impressions=1, num_external_events=0, num_topics=2, page_size=1)
-        check_whole_numbers(self, trends_per_day=0)
+        check_whole_numbers(self, trends_per_day=0, words_per_item=0)
         if self.num_topics > MAX_TOPICS or self.page_size > MAX_PAGE_SIZE:
             raise ValueError(
                 f"num_topics must be at most {MAX_TOPICS} and page_size at most {MAX_PAGE_SIZE}, got "
@@ -141,7 +147,7 @@ class SimulatorConfig:
         check_numbers(self, spans, above=0)
         shares = ("external_interest", "return_rate", "policy_interest", "policy_mood", "policy_exploration")
         check_numbers(self, (*shares, "policy_noise", "initial_items"), least=0, most=1)
-        check_numbers(self, ("category_accuracy", "segment_accuracy"), least=0, most=1)
+        check_numbers(self, ("category_accuracy", "segment_accuracy", "text_accuracy"), least=0, most=1)
         if self.policy_interest + self.policy_mood + self.policy_exploration > 1 + 1e-9:
             raise ValueError("policy_interest, policy_mood and policy_exploration must sum to at most 1")
         for name, there in (
