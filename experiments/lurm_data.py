@@ -7,18 +7,19 @@ of training is later than a test query, and each user is a test user of one fold
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from experiments.task_figures import figure_of
 from graph_builders import BehaviorGraph, build_behavior_graph
 from graph_builders.behavior_graph import Relation
-from graph_builders.datasets import load_complete_journey
+from graph_builders.datasets import SimulatorConfig, load_complete_journey, simulate
 from graph_builders.datasets.amazon_5core import load_amazon_5core, review_texts
 from graph_builders.datasets.complete_journey import SIMULATED
 from graph_builders.datasets.complete_journey import TIME_ZONE as NEW_YORK
@@ -37,6 +38,19 @@ PREFERENCES, PROFILES = "preferences", "profiles"
 NUM_FOLDS = 5
 WEEK = 7 * DAY
 COMMON_SHARE = 0.25  # of users who meet a category: the tasks are those nearest to it
+
+# 100,000 views; of the internal domain nothing is read, so it is as small as may be, and has no trends
+SIMULATED_WORLD = SimulatorConfig(
+    start="2022-01-01",
+    num_days=730,
+    num_users=2_000,
+    num_items=40,
+    num_external_items=1_500,
+    num_impressions=1,
+    num_external_events=100_000,
+    trends_per_day=0,
+    words_per_item=8,
+)
 
 # 1 of each yes-or-no question about a household; a class that is not named is a 0, null has no label
 _PROFILES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -274,10 +288,76 @@ def amazon_5core_data(path: str | None, *, horizon_days: int = 365, num_folds_sc
     )
 
 
+def simulated_data(
+    path: str | None = None,
+    *,
+    config: SimulatorConfig = SIMULATED_WORLD,
+    horizon_days: int = 90,
+    num_folds_scored: int = 2,
+) -> LifeData:
+    """Simulate views of items with texts: the tasks ask for the items' true topics, months and years.
+
+    All users view equally often, so the order of their true interests in a topic is that of their true
+    probabilities of meeting it: what no row passes but by chance. Its AUC is in the notes.
+
+    Args:
+        path: not read, there are no files.
+        config: the world; with texts (``words_per_item``).
+        horizon_days: length of a label window; the log holds more than two.
+        num_folds_scored: of ``NUM_FOLDS``.
+
+    Raises:
+        ValueError: the world's items have no text, or the log is no longer than two label windows.
+
+    """
+    if not config.words_per_item or config.num_days <= 2 * horizon_days:
+        raise ValueError(
+            f"the world needs texts and more than {2 * horizon_days} days, got words_per_item = "
+            f"{config.words_per_item} and num_days = {config.num_days}"
+        )
+    simulated = simulate(config)
+    assert simulated.item_table is not None
+    topic = pl.Series(simulated.world.external_topic).cast(pl.String)
+    category = pl.DataFrame(
+        {"item_id": config.num_items + np.arange(len(topic)), "category": "topic " + topic}
+    )
+    views = replace(
+        simulated,
+        events=simulated.events.filter(pl.col("domain") == "external"),
+        item_table=simulated.item_table.join(category, on="item_id", how="semi", maintain_order="left"),
+        internal_domains=("external",),
+    )
+    data = _life_data(
+        views,
+        name="simulated",
+        title="SIMULATED behaviour",
+        behavior="view",
+        texts=simulated.text_tables["item"],
+        item_category=category,
+        time_zone="UTC",
+        scales=("month", "year"),
+        end=_midnight(date.fromisoformat(config.start) + timedelta(days=config.num_days), "UTC"),
+        horizon_days=horizon_days,
+        num_categories=4,
+        num_folds_scored=num_folds_scored,
+    )
+    ceiling = _interest_auc(data.families[0], simulated.world.interest)
+    return replace(
+        data,
+        notes=(
+            *data.notes,
+            "SIMULATED: views follow interests that never change, and a text tells of its item's topic with "
+            "errors, so this tests the path and says nothing of people. The true interests have a mean AUC "
+            f"of {ceiling:.4f}: no row passes that but by chance.",
+        ),
+    )
+
+
 LOADERS: Mapping[str, Callable[[str | None], LifeData]] = {
     "online_retail": online_retail_data,
     "complete_journey": complete_journey_data,
     "amazon_5core": amazon_5core_data,
+    "simulated": simulated_data,
 }
 
 
@@ -320,6 +400,16 @@ def _profile_tasks(user_table: pl.DataFrame, queries: pl.DataFrame) -> tuple[Dow
             )
         )
     return tuple(tasks)
+
+
+def _interest_auc(family: LifeTasks, interest: Float32[np.ndarray, "num_users num_topics"]) -> float:
+    """Return the mean over the tasks of the AUC of the true interests, over all scored test queries."""
+    found = []
+    for number, name in enumerate(family.names):
+        asked = pl.concat(fold[number].part("test") for fold in family.folds)
+        value = interest[asked["user_id"].to_numpy(), int(name.rpartition(" ")[2])]
+        found.append(figure_of("auc", asked["label"].to_numpy(), value))
+    return float(np.mean(found))
 
 
 def _midnight(day: date, time_zone: str) -> int:

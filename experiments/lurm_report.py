@@ -16,7 +16,7 @@ from experiments.task_figures import MEAN
 from experiments.task_report import task_table
 
 TABLES = "lurm_tables.jsonl"
-DATA_SETS = ("online_retail", "complete_journey", "amazon_5core")
+DATA_SETS = ("online_retail", "complete_journey", "amazon_5core", "simulated")
 HEADINGS = {
     "preferences, main": "Category preference",
     "profiles, main": "Profiles of households",

@@ -48,8 +48,8 @@ FOLDERS = {
     "online_retail": "online-retail-uci",
     "complete_journey": "complete-journey",
     "amazon_5core": "amazon-5core-small",
-}
-DataName = Literal["online_retail", "complete_journey", "amazon_5core"]
+}  # the simulated data set has none
+DataName = Literal["online_retail", "complete_journey", "amazon_5core", "simulated"]
 PROTOCOL_VERSION = 1  # raised where the same configuration would get other figures
 PROBE_STEPS = (2, 5)  # between which the forecast times a training
 # processor seconds of what the forecast does not time, measured on one thread of an AMD EPYC
@@ -65,6 +65,7 @@ class LurmConfig:
     Attributes:
         data: data sets, in their order.
         folder: holds the data sets' folders: online-retail-uci, complete-journey, amazon-5core-small.
+            Simulated data need none.
         rows: names of rows; none for all.
         seeds: random seeds.
         ablation_seeds: of the ablations.
@@ -509,7 +510,8 @@ class LurmTables:
         self.own_results = work / "results"
         if data is None:
             folder = Path(config.folder)
-            data = tuple(LOADERS[name](str(folder / FOLDERS[name])) for name in config.data)
+            paths = {name: str(folder / own) for name, own in FOLDERS.items()}
+            data = tuple(LOADERS[name](paths.get(name)) for name in config.data)
         self.tables = [LurmTable(one, config, work / one.name) for one in data]
 
     def run(self) -> None:

@@ -4,17 +4,28 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from experiments import lurm_data
 from experiments.kept_parts import kept_part
-from experiments.lurm_data import PREFERENCES, PROFILES, common_categories, complete_journey_data
+from experiments.lurm_data import (
+    LOADERS,
+    PREFERENCES,
+    PROFILES,
+    SIMULATED_WORLD,
+    common_categories,
+    complete_journey_data,
+    simulated_data,
+)
 from experiments.lurm_methods import ROWS, LurmSettings, Representations
 from experiments.lurm_report import lurm_section, update_lurm_page
 from experiments.lurm_tables import DOCS, LurmConfig, LurmTable, LurmTables, _of_seeds, main
 from experiments.named_rows import row_named
+from experiments.task_figures import figure_of
+from graph_builders.datasets.simulated_world import draw_world
 from tests.experiments.stored_tables_stay import check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
 
@@ -37,6 +48,17 @@ CONFIG = LurmConfig(
     settings=TINY, rows=NAMES, seeds=(0, 1), ablation_data=("complete_journey",), replace_stored=True
 )
 
+WORLD = replace(
+    SIMULATED_WORLD,
+    num_days=40,
+    num_users=300,
+    num_items=20,
+    num_external_items=120,
+    num_external_events=6_000,
+    num_topics=6,
+)
+HORIZON = 8  # days
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
@@ -53,6 +75,11 @@ def finished(shop, tmp_path_factory):
     tables = tables_in(tmp_path_factory.mktemp("run"), shop)
     tables.run()
     return tables
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return simulated_data(config=WORLD, horizon_days=HORIZON)
 
 
 def change(folder, name, **columns):
@@ -129,6 +156,66 @@ def test_paths_are_asked_for():
     for load in (lurm_data.online_retail_data, lurm_data.amazon_5core_data):
         with pytest.raises(ValueError, match="needs --path"):
             load(None)
+
+
+def test_simulated_lives_are_views_of_items_with_texts(simulated):
+    graph = simulated.graph
+    (edge_type,) = simulated.edge_types
+    assert graph.num_events == len(graph.edges(edge_type).time) == WORLD.num_external_events
+    assert graph.ids["item"].num_ids == WORLD.num_external_items
+    assert simulated.words.list.len().to_list() == [WORLD.words_per_item] * WORLD.num_external_items + [0]
+    last = int(graph.edges(edge_type).time.max())
+    assert (
+        0 < simulated.fit_until + 2 * HORIZON * 86_400 - last < 3_600
+    )  # the second window ends with the log
+    assert [family.name for family in simulated.families] == [PREFERENCES]
+    assert len(simulated.families[0].names) == 4
+    assert "SIMULATED" in simulated.title
+    assert any("SIMULATED" in note for note in simulated.notes)
+
+
+def test_the_true_interests_are_ahead_of_past_counts_of_true_topics(simulated):
+    (family,) = simulated.families
+    note = simulated.notes[-1]
+    truth = float(note.partition("AUC of ")[2].partition(":")[0])
+    # all users and items are in the graph, in the order of their numbers
+    edges = simulated.graph.edges(*simulated.edge_types)
+    is_past = edges.time < simulated.fit_until + HORIZON * 86_400
+    user, item = edges.user[is_past].numpy(), edges.item[is_past].numpy()
+    topic = draw_world(WORLD).external_topic[item]
+    found = []
+    for number, name in enumerate(family.names):
+        asked = pl.concat(fold[number].part("test") for fold in family.folds)
+        met = user[topic == int(name.rpartition(" ")[2])]
+        count = np.bincount(met, minlength=WORLD.num_users)[asked["user_id"].to_numpy()]
+        found.append(figure_of("auc", asked["label"].to_numpy(), count))
+    assert 0.6 < np.mean(found) < truth < 1
+
+
+def test_a_world_without_texts_or_too_short_is_refused():
+    for wrong in ({"words_per_item": 0}, {"num_days": 180}):
+        with pytest.raises(ValueError, match="needs texts and more than 180 days"):
+            simulated_data(config=replace(SIMULATED_WORLD, **wrong))
+
+
+def test_the_command_needs_no_folder_for_simulated_data(simulated, tmp_path, monkeypatch):
+    paths = []
+    monkeypatch.setitem(LOADERS, "simulated", lambda path: paths.append(path) or simulated)
+    config = replace(CONFIG, data=("simulated",), folder="nowhere", rows=("TF-IDF",), seeds=(0,))
+    tables = LurmTables(config, results=tmp_path / "results", docs=tmp_path / "docs", work=tmp_path / "work")
+    tables.run()
+    assert paths == [None]
+    assert "simulated" not in LurmConfig().data
+    section = lurm_section(tmp_path / "results", "simulated")
+    assert section.startswith("SIMULATED behaviour. ")
+    assert "| TF-IDF |" in section
+    lines = read(tmp_path / "results" / "lurm_tables.jsonl")
+    (auc,) = [
+        line["values"][0]
+        for line in lines
+        if (line["method"], line["figure"], line["metric"]) == ("TF-IDF", "mean", "auc")
+    ]
+    assert auc > 0.6
 
 
 # ---- methods -------------------------------------------------------------------------------------
