@@ -104,7 +104,7 @@ class LifeData:
     name: str
     title: str
     graph: BehaviorGraph
-    words: pl.Series
+    words: pl.DataFrame
     edge_types: tuple[EdgeType, ...]
     time_zone: str
     scales: tuple[Scale, Scale]
@@ -137,7 +137,7 @@ class LifeData:
             edges = self.graph.edges(relation.edge_type)
             for values in (edges.user, edges.item, edges.time):
                 digest.update(values.numpy().tobytes())
-        frames = [self.words.list.join(" ").to_frame("words")]
+        frames = [self.words.select(pl.all().list.join(" "))]
         frames += [t.queries.drop("part") for f in self.families for fold in f.folds for t in fold]
         for frame in frames:
             digest.update(np.ascontiguousarray(frame.hash_rows(seed=0).to_numpy()).tobytes())

@@ -2,8 +2,9 @@
 
 The rule: text is brought into Unicode's NFKC form and lower case; a word is an unbroken run of letters and
 digits of any script; everything else parts words. The first 35 words of an item are read (LURM, section 3.4).
-An item without such a word is described by its attributes, as words ``name=value``, and one without these by
-``id=...``: a text's word has no equals sign, so these are words of their own.
+An item of whose text no word is in the vocabulary, be there none or rare ones alone, is described by its
+attributes, as words ``name=value``, and one without a known attribute by ``id=...``: a text's word has no
+equals sign, so these are words of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from samplers.tables import with_zero
 
 MAX_WORDS = 35
 ID_PREFIX = "id="
+TEXT, ATTRIBUTES, ID = "text", "attributes", "id"
+"""The columns of :func:`item_words`, what an item goes by first, second and last."""
 _WORD = r"[\p{L}\p{N}]+"
 
 
@@ -80,7 +83,20 @@ class WordVocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, words: pl.Series) -> ItemWords:
+    def encode(self, words: pl.DataFrame) -> ItemWords:
+        """Turn the words of items into codes: those of an item's first column that holds a known word.
+
+        Args:
+            words: see :func:`item_words`. Unknown words are left out.
+
+        """
+        parts = [self._encode_lists(column) for column in words]
+        count = torch.stack([part.ptr.diff() for part in parts])
+        place = (count > 0).int().argmax(dim=0)  # the first of equal ones: 0 where no column has a known word
+        every = ItemWords(with_zero(count.flatten().cumsum(0)), torch.cat([part.code for part in parts]))
+        return every.take(place * words.height + torch.arange(words.height))
+
+    def _encode_lists(self, words: pl.Series) -> ItemWords:
         """Turn lists of words into codes; unknown words are left out."""
         size = torch.from_numpy(words.list.len().fill_null(0).cast(pl.Int64).to_numpy().copy())
         flat = words.filter(words.list.len() > 0).explode()
@@ -130,15 +146,20 @@ def item_words(
     texts: pl.Series | None = None,
     fields: Sequence[str] = (),
     max_words: int = MAX_WORDS,
-) -> pl.Series:
-    """Return the words of every item of a graph, at least one a row; the unseen row, the last, has none.
+) -> pl.DataFrame:
+    """Return what every item of a graph may go by; which of it it does go by, the vocabulary decides.
 
     Args:
         graph: whose items are described.
         texts: one for each item, or for each row; default: ``graph.texts["item"]``, none where there are
             none. A text that grows with time, such as reviews, must hold nothing from ``fit_until`` on.
-        fields: attributes that describe an item without text: categories, or lists of them.
-        max_words: of an item, the first ones.
+        fields: attributes that describe an item without a known word of its text: categories, or lists of
+            them.
+        max_words: of an item's text, and of its attributes, the first ones.
+
+    Returns:
+        A row for each row of items, and lists of strings in the columns ``TEXT``, ``ATTRIBUTES`` (with
+        ``fields``) and ``ID``, which is never empty but in the unseen row, the last: that has no words.
 
     Raises:
         ValueError: there is not one text an item, or a field does not exist or holds numbers.
@@ -150,26 +171,20 @@ def item_words(
         texts = pl.repeat(None, ids.num_ids, dtype=pl.String, eager=True)
     if len(texts) not in (ids.num_ids, ids.num_rows):
         raise ValueError(f"the graph has {ids.num_ids} items, there are {len(texts)} texts: give one an item")
-    columns = {"text": split_words(texts.head(ids.num_ids), max_words=max_words)}
+    columns = {TEXT: split_words(texts.head(ids.num_ids), max_words=max_words)}
+    attributes = []
     for name in fields:
         if name not in table:
             raise ValueError(f"items have no field {name!r}, they have {list(table.names)}")
-        columns[name] = _attribute_words(name, table[name], ids.num_ids)
+        attributes.append(_attribute_words(name, table[name], ids.num_ids))
+    if attributes:
+        every = pl.concat_list(*map(pl.lit, attributes)).list.head(max_words)
+        columns[ATTRIBUTES] = pl.select(every).to_series()
     id_word = pl.format(f"{ID_PREFIX}{{}}", pl.lit(ids.id_series.cast(pl.String)))
-    columns["id"] = pl.select(pl.concat_list(id_word)).to_series()
-    frame = pl.DataFrame([words.alias(str(number)) for number, words in enumerate(columns.values())])
-    text, *attributes, of_id = (pl.col(name) for name in frame.columns)
-    described = pl.concat_list(attributes) if attributes else of_id
-    words = (
-        pl.when(text.list.len() > 0)
-        .then(text)
-        .when(described.list.len() > 0)
-        .then(described)
-        .otherwise(of_id)
-    )
-    found = frame.select(words.list.head(max_words).alias("words"))["words"]
-    unseen = pl.Series("words", [[]] * (ids.num_rows - ids.num_ids), dtype=found.dtype)
-    return pl.concat([found, unseen])
+    columns[ID] = pl.select(pl.concat_list(id_word)).to_series()
+    frame = pl.DataFrame([words.alias(name) for name, words in columns.items()])
+    unseen = pl.DataFrame({name: [[]] * (ids.num_rows - ids.num_ids) for name in columns}, frame.schema)
+    return pl.concat([frame, unseen])
 
 
 def known_items(
@@ -191,7 +206,7 @@ def known_items(
 
 
 def fit_word_vocabulary(
-    words: pl.Series,
+    words: pl.DataFrame,
     items: Int64[Tensor, " num_known"],
     *,
     fit_until: int,
@@ -200,12 +215,15 @@ def fit_word_vocabulary(
 ) -> WordVocabulary:
     """Take the words that enough items hold, the most frequent first, equal ones in the order of the words.
 
+    Columns are looked at in their order, each for the items that the earlier ones gave no kept word: so an
+    attribute counts where it has to stand for a text, and every item that is looked at has a word in the end.
+
     Args:
         words: see :func:`item_words`.
         items: rows that may be looked at: those with an event before ``fit_until``, see :func:`known_items`.
         fit_until: the earliest label window begins then or later.
         min_count: items that must hold a word. An ID is kept always: one item alone has it.
-        max_size: keep the most frequent words; None for all.
+        max_size: keep the most frequent words; None for all. Items whose words are cut so may have none.
 
     Raises:
         ValueError: an option is below 1, or no word is left.
@@ -213,22 +231,22 @@ def fit_word_vocabulary(
     """
     if min(min_count, 1 if max_size is None else max_size) < 1:
         raise ValueError(f"min_count and max_size must be at least 1, got {min_count} and {max_size}")
-    held = words.gather(pl.Series(items.numpy())).list.unique().explode(empty_as_null=False, keep_nulls=False)
-    word = pl.col("word")
-    kept = (
-        held.alias("word")
-        .to_frame()
-        .group_by("word")
-        .len("count")
-        .filter((pl.col("count") >= min_count) | word.str.starts_with(ID_PREFIX))
-        .sort("count", "word", descending=[True, False])
-    )
+    left = words[items.numpy()]
+    parts = list[pl.DataFrame]()
+    for name in words.columns:
+        held = left.select(row=pl.int_range(pl.len()), word=pl.col(name).list.unique())
+        held = held.explode("word", empty_as_null=False, keep_nulls=False)
+        count = held.group_by("word").agg(count=pl.len())
+        parts.append(count.filter(pl.col("count") >= (1 if name == ID else min_count)))
+        described = held.join(parts[-1], on="word", how="semi")["row"].unique()
+        left = left.filter(~pl.int_range(pl.len()).is_in(described.implode()))
+    kept = pl.concat(parts).sort("count", "word", descending=[True, False])["word"]
     if kept.is_empty():
         raise ValueError(
             f"no word is in {min_count} of the {len(items)} items with an event before fit_until={fit_until}:"
-            " take a smaller min_count, or give item_words fields"
+            " take a smaller min_count, or a later time"
         )
-    return WordVocabulary(kept["word"] if max_size is None else kept["word"].head(max_size), fit_until)
+    return WordVocabulary(kept if max_size is None else kept.head(max_size), fit_until)
 
 
 def _attribute_words(name: str, column: Column, num_items: int) -> pl.Series:
@@ -236,7 +254,9 @@ def _attribute_words(name: str, column: Column, num_items: int) -> pl.Series:
     if isinstance(column, CategoricalColumn):
         code, size = column.code[:num_items], (column.code[:num_items] > 0).long()
     elif isinstance(column, RaggedColumn):
-        code, size = column.code[: int(column.ptr[num_items])], column.ptr[: num_items + 1].diff()
+        code = column.code[: int(column.ptr[num_items])]
+        # a list may hold a null, which is no word
+        size = with_zero((code > 0).long().cumsum(0))[column.ptr[: num_items + 1]].diff()
     else:
         raise ValueError(f"field {name!r} of items holds numbers: cut them into categories first")
     place = code[code > 0].cpu().long() - 1

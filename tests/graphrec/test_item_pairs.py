@@ -112,8 +112,8 @@ def test_items_of_one_text_are_no_pair_and_no_negatives(monkeypatch):
     """Every second item of a group has one text: its vectors are equal whatever the weights."""
     graph = shop()
     words = item_words(graph)
-    same = [["red"] if number % 2 else one[:1] for number, one in enumerate(words.to_list())]
-    words = pl.Series("words", same)
+    same = [["red"] if number % 2 else one[:1] for number, one in enumerate(words["text"].to_list())]
+    words = words.with_columns(text=pl.Series(same))
     vocabulary = fit_word_vocabulary(words, known_items(graph, FIT_UNTIL), fit_until=FIT_UNTIL, min_count=1)
     codes = vocabulary.encode(words)
     text = codes.text_number()

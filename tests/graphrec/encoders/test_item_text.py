@@ -34,6 +34,16 @@ def graph():
     return build_behavior_graph(read_events(events, schema=schema), item_table=ITEMS, texts={"item": TEXTS})
 
 
+def gone_by(words, vocabulary=None):
+    """The words that each item goes by, by default where all are known."""
+    if vocabulary is None:
+        vocabulary = fit_word_vocabulary(words, torch.arange(words.height), fit_until=10, min_count=1)
+    codes = vocabulary.encode(words)
+    known = vocabulary.words.to_list()
+    ends = zip(codes.ptr[:-1].tolist(), codes.ptr[1:].tolist(), strict=True)
+    return [[known[code] for code in codes.code[start:stop].tolist()] for start, stop in ends]
+
+
 def test_the_rule():
     texts = pl.Series(
         [
@@ -63,8 +73,13 @@ def test_the_rule():
 
 
 def test_attributes_or_the_id_stand_for_a_missing_text(graph):
-    words = item_words(graph, fields=["genre", "tags"]).to_list()
-    assert words == [
+    words = item_words(graph, fields=["genre", "tags"])
+    assert words.to_dict(as_series=False) == {
+        "text": [["red", "mug", "red", "2", "pack"], [], [], [], [], []],
+        "attributes": [["genre=g", "tags=x", "tags=y"], ["genre=h"], [], ["genre=g", "tags=y"], [], []],
+        "id": [["id=a"], ["id=b"], ["id=c"], ["id=d"], ["id=e"], []],
+    }
+    assert gone_by(words) == [
         ["red", "mug", "red", "2", "pack"],
         ["genre=h"],
         ["id=c"],
@@ -72,15 +87,43 @@ def test_attributes_or_the_id_stand_for_a_missing_text(graph):
         ["id=e"],
         [],
     ]
-    assert item_words(graph).to_list()[1:] == [["id=b"], ["id=c"], ["id=d"], ["id=e"], []]
+    assert gone_by(item_words(graph))[1:] == [["id=b"], ["id=c"], ["id=d"], ["id=e"], []]
     given = item_words(graph, texts=pl.Series(["p", None, "q", "r s", ""]))
-    assert given.to_list() == [["p"], ["id=b"], ["q"], ["r", "s"], ["id=e"], []]
+    assert gone_by(given) == [["p"], ["id=b"], ["q"], ["r", "s"], ["id=e"], []]
+    short = item_words(graph, fields=["genre", "tags"], max_words=2)
+    assert short.row(0) == (["red", "mug"], ["genre=g", "tags=x"], ["id=a"])
     with pytest.raises(ValueError, match="5 items, there are 2 texts"):
         item_words(graph, texts=pl.Series(["a", "b"]))
     with pytest.raises(ValueError, match="no field 'colour', they have"):
         item_words(graph, fields=["colour"])
     with pytest.raises(ValueError, match="'price' of items holds numbers"):
         item_words(graph, fields=["price"])
+
+
+def test_items_of_rare_words_alone_go_by_their_attributes_or_id():
+    words = pl.DataFrame(
+        {
+            "text": [["red", "mug"], ["red"], ["rare"], ["odd", "one"], ["sole"], ["new"], ["mug"]],
+            "attributes": [["g=1"], ["g=2"], ["g=1"], ["g=1"], ["g=2"], ["g=1"], ["g=2"]],
+            "id": [[f"id={number}"] for number in range(7)],
+        }
+    )
+    # the last two come later
+    vocabulary = fit_word_vocabulary(words, torch.arange(5), fit_until=10)
+    # mug has one item that is known, g=2 one that needs it
+    assert vocabulary.words.to_list() == ["g=1", "red", "id=4"]
+    assert gone_by(words, vocabulary) == [["red"], ["red"], ["g=1"], ["g=1"], ["id=4"], ["g=1"], []]
+    # the most frequent of all are kept, whatever column they are of
+    cut = fit_word_vocabulary(words, torch.arange(5), fit_until=10, max_size=1)
+    assert gone_by(words, cut) == [["g=1"], [], ["g=1"], ["g=1"], [], ["g=1"], []]
+
+
+def test_values_that_a_list_lacks_are_no_words():
+    items = pl.DataFrame({"item_id": list("abc"), "tags": [[None, "q"], [None], ["p", None, "q"]]})
+    events = pl.DataFrame({"user_id": [0] * 3, "item_id": list("abc"), "time": [1, 2, 3]})
+    log = read_events(events, schema=EventSchema(time_bounds=None))
+    words = item_words(build_behavior_graph(log, item_table=items), fields=["tags"])
+    assert words["attributes"].to_list() == [["tags=q"], [], ["tags=p", "tags=q"], []]
 
 
 def test_only_items_known_before_are_looked_at(graph):
@@ -90,7 +133,12 @@ def test_only_items_known_before_are_looked_at(graph):
 
 
 def test_vocabulary_counts_items_and_codes_leave_unknown_words_out():
-    words = pl.Series([["a", "b", "b"], ["b", "a"], ["id=7"], ["c", "b"], ["c"], []])
+    words = pl.DataFrame(
+        {
+            "text": [["a", "b", "b"], ["b", "a"], [], ["c", "b"], ["c"], []],
+            "id": [["id=5"], ["id=6"], ["id=7"], ["id=8"], ["id=9"], []],
+        }
+    )
     vocabulary = fit_word_vocabulary(words, torch.tensor([0, 1, 2, 3]), fit_until=10)
     assert vocabulary.words.to_list() == ["b", "a", "id=7"]  # c is in two items, one of which came later
     codes = vocabulary.encode(words)
@@ -106,7 +154,7 @@ def test_vocabulary_counts_items_and_codes_leave_unknown_words_out():
     with pytest.raises(ValueError, match="until 10, labels begin at 9"):
         vocabulary.check_before(9)
     with pytest.raises(ValueError, match="no word is in 9 of the 2 items"):
-        fit_word_vocabulary(words, torch.tensor([0, 1]), fit_until=10, min_count=9)
+        fit_word_vocabulary(words.drop("id"), torch.tensor([0, 1]), fit_until=10, min_count=9)
     with pytest.raises(ValueError, match="must be at least 1, got 0 and None"):
         fit_word_vocabulary(words, torch.arange(4), fit_until=10, min_count=0)
 
