@@ -8,7 +8,7 @@ of training is later than a test query, and each user is a test user of one fold
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -159,7 +159,12 @@ def _life_data(
     num_categories: int,
     num_folds_scored: int,
 ) -> LifeData:
-    """Put the parts together; ``texts`` and ``item_category`` have a row an item."""
+    """Put the parts together; ``texts`` and ``item_category`` have a row an item.
+
+    Raises:
+        ValueError: as :func:`check_both_classes`.
+
+    """
     graph = build_behavior_graph(
         tables.events, user_table=tables.user_table, item_table=tables.item_table, texts={"item": texts}
     )
@@ -188,6 +193,7 @@ def _life_data(
         asked = [fold[0].queries.select("user_id", "time", "part") for fold in preferences.folds]
         folds = tuple(_profile_tasks(tables.user_table, queries) for queries in asked)
         families.append(LifeTasks(name=PROFILES, folds=folds))
+    check_both_classes(families)
     every = [fold[0].queries.select("user_id", "time") for fold in preferences.folds]
     domain = tables.internal_domains[0]
     return LifeData(
@@ -260,8 +266,9 @@ def complete_journey_data(path: str | None, *, horizon_days: int = 60, num_folds
 def amazon_5core_data(path: str | None, *, horizon_days: int = 365, num_folds_scored: int = 5) -> LifeData:
     """Load six small sets of Amazon reviews as one: the categories are the tasks.
 
-    Hardly anybody reviews in two categories, so a task asks who goes on reviewing in their own. An item's
-    text is its title, or what reviews said of it before everything is fitted.
+    Hardly anybody reviews in two categories, so a task asks who goes on reviewing in their own. A category
+    whose reviews end before the test does has no task: nobody could be positive. An item's text is its title,
+    or what reviews said of it before everything is fitted.
 
     Raises:
         ValueError: no path is given.
@@ -272,20 +279,30 @@ def amazon_5core_data(path: str | None, *, horizon_days: int = 365, num_folds_sc
     tables = load_amazon_5core(path)
     assert tables.item_table is not None
     end = _midnight(date(2016, 1, 1), "UTC")
-    return _life_data(
+    category = tables.item_table.select("item_id", "category")
+    reviewed = tables.events.frame.select("item_id", "time").join(category, on="item_id")
+    last = reviewed.group_by("category").agg(last=pl.col("time").max()).sort("category")
+    ended = last.filter(pl.col("last") < end)
+    data = _life_data(
         tables,
         name="amazon_5core",
         title="Amazon 5-core, six small categories",
         behavior="review",
         texts=review_texts(tables, before=end - 2 * horizon_days * DAY),
-        item_category=tables.item_table.select("item_id", "category"),
+        item_category=category.join(ended, on="category", how="anti"),
         time_zone="UTC",
         scales=("month", "year"),
         end=end,
         horizon_days=horizon_days,
-        num_categories=4,
+        num_categories=3,  # a fourth has folds without a positive
         num_folds_scored=num_folds_scored,
     )
+    notes = (
+        f"{name} has no task: its reviews end on {datetime.fromtimestamp(time, UTC):%Y-%m-%d}, before "
+        "the test."
+        for name, time in ended.rows()
+    )
+    return replace(data, notes=(*data.notes, *notes))
 
 
 def simulated_data(
@@ -382,6 +399,26 @@ def common_categories(
     share = met.group_by("category").agg(share=pl.col("user_id").n_unique() / max(asked.height, 1))
     distance = (pl.col("share") - COMMON_SHARE).abs().round(9)  # ties, whatever the last digit
     return share.sort(distance, "category")["category"].head(num_categories).to_list()
+
+
+def check_both_classes(families: Sequence[LifeTasks]) -> None:
+    """Check that the training and the test of each task hold positives and negatives, in every fold.
+
+    Raises:
+        ValueError: one of a task has a single class: it has no AUC.
+
+    """
+    for family in families:
+        for number, fold in enumerate(family.folds):
+            for task in fold:
+                for part in ("train", "test"):
+                    label = task.part(part)["label"]
+                    if label.n_unique() < 2:
+                        raise ValueError(
+                            f"fold {number} of task {task.name!r} has {len(label)} queries in its part "
+                            f"{part!r}, {int(label.sum())} of them positive: it needs both classes; take "
+                            "longer label windows, fewer folds or other categories"
+                        )
 
 
 def _profile_tasks(user_table: pl.DataFrame, queries: pl.DataFrame) -> tuple[DownstreamTask, ...]:

@@ -16,6 +16,8 @@ from experiments.lurm_data import (
     PREFERENCES,
     PROFILES,
     SIMULATED_WORLD,
+    amazon_5core_data,
+    check_both_classes,
     common_categories,
     complete_journey_data,
     simulated_data,
@@ -25,6 +27,7 @@ from experiments.lurm_report import lurm_section, update_lurm_page
 from experiments.lurm_tables import DOCS, LurmConfig, LurmTable, LurmTables, _of_seeds, main
 from experiments.named_rows import row_named
 from experiments.task_figures import figure_of
+from graph_builders.datasets.amazon_5core import CATEGORIES, TITLE_FILES
 from graph_builders.datasets.simulated_world import draw_world
 from tests.experiments.stored_tables_stay import check_stored_tables_stay
 from tests.experiments.toy_shop import write_shop
@@ -89,6 +92,29 @@ def change(folder, name, **columns):
     frame.with_columns(pl.Series(column, values) for column, values in new.items()).write_parquet(path)
 
 
+def write_reviews(folder):
+    """Reviews of all six files, one a month of each user until 2018; those of appliances end in 2014."""
+    for number, (category, name) in enumerate(CATEGORIES.items()):
+        rows = []
+        for user in range(40):
+            # every second user goes on to the end of the category
+            stop = 24 if user % 2 else (47 if category == "Appliances" else 84)
+            rows += [
+                {
+                    "reviewerID": f"{category} {user}",
+                    "asin": f"{number} {(user + month) % 5}",
+                    "unixReviewTime": 1_293_840_000 + (month * 30 + user % 20) * 86_400,
+                    "overall": 5.0,
+                    "summary": f"{category} {month % 3}",
+                }
+                for month in range(stop)
+            ]
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    for name in TITLE_FILES.values():
+        (folder / name).write_text('{"asin": "nothing reviewed"}')
+    return str(folder)
+
+
 def tables_in(folder, shop, config=CONFIG):
     return LurmTables(
         config, results=folder / "results", docs=folder / "docs", work=folder / "work", data=(shop,)
@@ -140,6 +166,27 @@ def test_categories_are_those_nearest_to_a_quarter_of_the_users():
     )
     items = pl.DataFrame({"item_id": list("abcd"), "category": [["A", "both"], ["B"], ["C"], ["D"]]})
     assert common_categories(events, items, 5, 20, 3) == ["B", "C", "A"]
+
+
+def test_a_category_that_ends_before_the_test_has_no_task(tmp_path):
+    data = amazon_5core_data(write_reviews(tmp_path), num_folds_scored=2)
+    (family,) = data.families
+    # all categories are met by as many: the first ones by name, of those that go on
+    assert family.names == tuple(f"preference: {name}" for name in ("All Beauty", "Fashion", "Gift Cards"))
+    assert data.notes[1:] == ("Appliances has no task: its reviews end on 2014-10-30, before the test.",)
+
+
+def test_a_task_of_one_class_is_refused(shop):
+    family = shop.families[1]
+    task = family.folds[1][0]
+    test = pl.col("part") == "test"
+    one_class = replace(
+        task, queries=task.queries.with_columns(label=pl.when(~test).then("label").otherwise(0))
+    )
+    folds = (family.folds[0], (one_class, *family.folds[1][1:]))
+    with pytest.raises(ValueError, match=r"fold 1 of task 'kids' has .* 'test', 0 of them positive"):
+        check_both_classes([shop.families[0], replace(family, folds=folds)])
+    check_both_classes(shop.families)
 
 
 def test_another_label_is_another_fingerprint(shop):
