@@ -1,8 +1,9 @@
 """What LURM's tables are made from: a data set's events and item texts, two query times, tasks by fold.
 
-Every user is asked twice at most. At ``fit_until`` all that is fitted is fitted, and training and validation
-users are asked; test users are asked one horizon later, when the labels of the others are known. So no label
-of training is later than a test query, and each user is a test user of one fold.
+Every user is asked twice at most. At ``fit_until`` all that is fitted is fitted, on the events of all users
+until then, and training and validation users are asked; test users are asked one horizon later, when the
+labels of the others are known. So no label of training is later than a test query, and each user is a test
+user of one fold.
 """
 
 import hashlib
@@ -112,6 +113,16 @@ class LifeData:
     families: tuple[LifeTasks, ...]
     queries: pl.DataFrame
     notes: tuple[str, ...]
+
+    @property
+    def fitting_user(self) -> Int64[Tensor, " num_fitting"]:
+        """Rows of all users whose life holds an event known before ``fit_until``, in rising order.
+
+        Self-supervised models are fitted on their lives as of ``fit_until``: no label is read, so the users
+        of folds that are not scored, and test users, are among them.
+        """
+        edges = [self.graph.edges(edge_type) for edge_type in self.edge_types]
+        return torch.cat([one.user[one.available_time < self.fit_until] for one in edges]).unique()
 
     @property
     def user(self) -> Int64[Tensor, " num_queries"]:

@@ -1,7 +1,7 @@
 """Rows of LURM's tables: what represents a user, and how the representation is fitted.
 
-Every representation is fitted on what was known at ``LifeData.fit_until``, frozen, and computed for all
-queries. TextCNN and HAN alone are trained with each task's labels.
+Every representation is fitted on what was known of all users at ``LifeData.fit_until``, frozen, and computed
+for all queries. TextCNN and HAN alone are trained with each task's labels.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from jaxtyping import Bool, Float32, Int64
 from scipy.sparse import csr_array
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.lurm_data import LifeData
 from graph_builders.datasets.first_purchases import DAY
@@ -176,12 +176,17 @@ class Representations:
         self.vocabulary = fit_word_vocabulary(data.words, known, fit_until=data.fit_until)
         self.words = self.vocabulary.encode(data.words)
         self.known = known[self.words.is_known[known]]
-        self._events: dict[int | None, EventHistory] = {}
+        self._events: dict[tuple[str, int | None], EventHistory] = {}
 
     @cached_property
-    def is_fitted_on(self) -> Bool[Tensor, " num_queries"]:
-        """Queries that self-supervised models are fitted on: those of the fit's own time."""
-        return self.data.time == self.data.fit_until
+    def fitting_user(self) -> Int64[Tensor, " num_fitting"]:
+        """Users whose lives as of ``fit_until`` self-supervised models are fitted on: all there are then."""
+        return self.data.fitting_user
+
+    @property
+    def fitting_time(self) -> Int64[Tensor, " num_fitting"]:
+        """``fit_until`` for each of them."""
+        return torch.full_like(self.fitting_user, self.data.fit_until)
 
     @property
     def num_interests(self) -> int:
@@ -195,12 +200,15 @@ class Representations:
 
     def events(self, days: int | None = None) -> EventHistory:
         """Return the events of each query's life, or of so many days before it; kept for the next call."""
-        if days not in self._events:
-            window = None if days is None else days * DAY
-            request = HistoryRequest(edge_types=self.data.edge_types, window=window)
-            reader = InputReader(self.data.graph, "user", {"life": request})
-            self._events[days] = reader.read(self.data.user, self.data.time).histories["life"].events
-        return self._events[days]
+        if ("queries", days) not in self._events:
+            self._events["queries", days] = self._read(self.data.user, self.data.time, days)
+        return self._events["queries", days]
+
+    def fitting_events(self, days: int | None = None) -> EventHistory:
+        """Return the events of the lives that are fitted on, likewise."""
+        if ("fitting", days) not in self._events:
+            self._events["fitting", days] = self._read(self.fitting_user, self.fitting_time, days)
+        return self._events["fitting", days]
 
     def fit_items(
         self, seed: int, *, on_step: OnStep | None = None
@@ -230,26 +238,35 @@ class Representations:
         centers = fit_interests(vectors, self.known, clusterer, fit_until=self.data.fit_until)
         return assign_interests(centers, vectors, self.words.is_known)
 
-    def bags(self, row: Row, vectors: Float32[Tensor, "_ channels"], seed: int) -> BagOfInterests:
-        """Return the bags of all queries as a row reads them."""
+    def counter(self, row: Row, vectors: Float32[Tensor, "_ channels"], seed: int) -> InterestCounter:
+        """Return what turns events into bags as a row reads them."""
         data = self.data
         num_interests = self.most_interests(row.num_interests or self.settings.num_interests)
-        scales = data.scales if row.scale is None else (data.scales[row.scale],)
-        counter = InterestCounter(
+        return InterestCounter(
             items=self.interests(vectors, num_interests, seed),
             clock=LocalClock.of_zone(data.time_zone),
-            scales=scales,
+            scales=data.scales if row.scale is None else (data.scales[row.scale],),
         )
-        units = UNITS_PER_SECOND[data.graph.time_resolution]
-        return counter.count(self.events(row.days), data.time, units_per_second=units)
+
+    def bags(self, row: Row, counter: InterestCounter) -> BagOfInterests:
+        """Return the bags of all queries."""
+        units = UNITS_PER_SECOND[self.data.graph.time_resolution]
+        return counter.count(self.events(row.days), self.data.time, units_per_second=units)
+
+    def fitting_bags(self, row: Row, counter: InterestCounter) -> BagOfInterests:
+        """Return the bags of the lives that are fitted on."""
+        units = UNITS_PER_SECOND[self.data.graph.time_resolution]
+        return counter.count(self.fitting_events(row.days), self.fitting_time, units_per_second=units)
 
     def sparse(self, row: Row, vectors: Float32[Tensor, "_ channels"] | None, seed: int) -> Any:
         """Return the representation of a row of a kind of ``SPARSE``: scipy's CSR array, a row a query."""
         if row.kind == "bag":
             assert vectors is not None
-            return life_matrix(self.bags(row, vectors, seed))
-        counts = word_counts(self.events(), self.words, len(self.vocabulary))
-        fitted = counts[self.is_fitted_on.nonzero()[:, 0].numpy()]
+            return life_matrix(self.bags(row, self.counter(row, vectors, seed)))
+        counts, fitted = (
+            word_counts(events, self.words, len(self.vocabulary))
+            for events in (self.events(), self.fitting_events())
+        )
         return UserTfidf().fit(fitted, fit_until=self.data.fit_until).transform(counts)
 
     def dense(
@@ -294,10 +311,17 @@ class Representations:
         """The words of each query's last 50 items."""
         return last_items(self.events(), self.words)
 
+    def _read(self, user: Tensor, time: Tensor, days: int | None) -> EventHistory:
+        window = None if days is None else days * DAY
+        request = HistoryRequest(edge_types=self.data.edge_types, window=window)
+        reader = InputReader(self.data.graph, "user", {"life": request})
+        return reader.read(user, time).histories["life"].events
+
     def _smen(
         self, row: Row, vectors: Tensor, seed: int, on_step: OnStep | None
     ) -> tuple[Tensor, dict[str, Any]]:
-        settings, bag = self.settings, self.bags(row, vectors, seed)
+        settings, counter = self.settings, self.counter(row, vectors, seed)
+        bag = self.bags(row, counter)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             smen = SMEN(
@@ -308,12 +332,11 @@ class Representations:
             )
         losses = list[float]()
         if row.is_trained:
-            fitted = self.is_fitted_on.nonzero()[:, 0]
             curve = train_smen(
                 smen,
-                bag.take(fitted),
-                self.data.user[fitted],
-                self.data.time[fitted],
+                self.fitting_bags(row, counter),
+                self.fitting_user,
+                self.fitting_time,
                 fit_until=self.data.fit_until,
                 config=ContrastiveConfig(
                     epochs=settings.smen_epochs,
@@ -347,8 +370,9 @@ class Representations:
         config = Doc2VecConfig(
             channels=self.settings.channels, epochs=self.settings.doc2vec_epochs, random_seed=seed
         )
-        documents = user_documents(self.events(), self.words)
-        fitted = user_documents(_take(self.events(), self.is_fitted_on), self.words)
+        documents, fitted = (
+            user_documents(events, self.words) for events in (self.events(), self.fitting_events())
+        )
         return UserDoc2Vec(config).fit(fitted, fit_until=self.data.fit_until).transform(documents)
 
     def _text_user(self, row: Row, seed: int, on_step: OnStep | None) -> tuple[Tensor, dict[str, Any]]:
@@ -360,11 +384,10 @@ class Representations:
                 "sumn": lambda: SUMN(len(self.vocabulary), channels=settings.channels),
             }
             model = make[row.kind]()
-        fitted = last_items(_take(self.events(), self.is_fitted_on), self.words)
         curve = train_text_users(
             model,
-            fitted,
-            self.data.time[self.is_fitted_on],
+            last_items(self.fitting_events(), self.words),
+            self.fitting_time,
             fit_until=self.data.fit_until,
             config=TextUserConfig(
                 epochs=settings.text_epochs, mixed_precision=settings.mixed_precision, random_seed=seed
@@ -373,15 +396,6 @@ class Representations:
             on_step=on_step,
         )
         return represent_texts(model, self.last_items), {"losses": [point.loss for point in curve]}
-
-
-def _take(events: EventHistory, chosen: Bool[Tensor, " num_queries"]) -> EventHistory:
-    """Return the events of some queries, in their order."""
-    count = torch.where(chosen, events.ptr.diff(), 0)
-    kept = chosen.repeat_interleave(events.ptr.diff())
-    ptr = nn.functional.pad(count[chosen].cumsum(0), (1, 0))
-    fields = {name: value for name, value in vars(events).items() if isinstance(value, Tensor)}
-    return type(events)(**{**{name: v[kept] for name, v in fields.items() if name != "ptr"}, "ptr": ptr})
 
 
 def as_frame(vectors: Float32[Tensor, "num_rows channels"]) -> pl.DataFrame:

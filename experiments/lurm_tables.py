@@ -50,7 +50,7 @@ FOLDERS = {
     "amazon_5core": "amazon-5core-small",
 }  # the simulated data set has none
 DataName = Literal["online_retail", "complete_journey", "amazon_5core", "simulated"]
-PROTOCOL_VERSION = 1  # raised where the same configuration would get other figures
+PROTOCOL_VERSION = 2  # raised where the same configuration would get other figures
 PROBE_STEPS = (2, 5)  # between which the forecast times a training
 # processor seconds of what the forecast does not time, measured on one thread of an AMD EPYC
 PROBE_SECONDS = 30e-6  # of a row of 1,280 numbers read by the MLP for an epoch
@@ -587,7 +587,7 @@ class LurmTables:
                     f"{seed}: run these rows first"
                 )
             path = self.docs / f"lurm_anchors_{table.data.name}.svg"
-            asked = table.made.is_fitted_on
+            asked = table.data.time == table.data.fit_until
             draw_anchors(
                 from_frame(before.frame)[asked],
                 from_frame(after.frame)[asked],

@@ -189,6 +189,39 @@ def test_a_task_of_one_class_is_refused(shop):
     check_both_classes(shop.families)
 
 
+def test_models_are_fitted_on_all_users_of_the_first_time(shop):
+    events = pl.concat(
+        pl.DataFrame({"user": edges.user.numpy(), "time": edges.time.numpy()})
+        for edges in map(shop.graph.edges, shop.edge_types)
+    )
+    before = events.filter(pl.col("time") < shop.fit_until)
+    assert shop.fitting_user.tolist() == before["user"].unique().sort().to_list()
+    made = Representations(shop, TINY)
+    lives = made.fitting_events()
+    assert lives.ptr.diff().tolist() == before.group_by("user").len().sort("user")["len"].to_list()
+    assert int(lives.time.max()) < shop.fit_until
+    assert made.fitting_events(60).time.min() >= shop.fit_until - 60 * 86_400
+
+
+def test_models_are_fitted_on_test_users_too(shop):
+    """With one scored fold a test user's history is fitted on: without it another model comes out."""
+    one_fold = replace(
+        shop,
+        families=tuple(replace(family, folds=family.folds[:1]) for family in shop.families),
+        queries=shop.families[0].folds[0][0].queries.select("user_id", "time").sort("time", "user_id"),
+    )
+    made, fewer = Representations(one_fold, TINY), Representations(one_fold, TINY)
+    asked = one_fold.user[one_fold.time == one_fold.fit_until].unique()
+    assert len(made.fitting_user) > len(asked)
+    fewer.fitting_user = asked
+    for name in ("Doc2Vec", "PTUM", "LURM"):
+        row = row_named(name, ROWS)
+        vectors = made.fit_items(0)[0] if name == "LURM" else None
+        assert not torch.equal(made.dense(row, vectors, 0)[0], fewer.dense(row, vectors, 0)[0])
+    tfidf = row_named("TF-IDF")
+    assert (made.sparse(tfidf, None, 0) != fewer.sparse(tfidf, None, 0)).nnz
+
+
 def test_another_label_is_another_fingerprint(shop):
     family = shop.families[1]
     task = family.folds[0][0]
@@ -281,16 +314,21 @@ def test_ablations_read_what_they_say(shop):
     made = Representations(shop, TINY)
     vectors, _ = made.fit_items(0)
     assert vectors.shape == (len(made.words), 8)
-    whole = made.bags(row_named("LURM", ROWS), vectors, 0)
+
+    def bags(name):
+        row = row_named(name, ROWS)
+        return made.bags(row, made.counter(row, vectors, 0))
+
+    whole = bags("LURM")
     assert whole.num_interests == 4
     assert whole.scales == shop.scales
-    assert made.bags(row_named("LURM, longer periods only", ROWS), vectors, 0).scales == ("month",)
-    short = made.bags(row_named("LURM, 60 days of history", ROWS), vectors, 0)
+    assert bags("LURM, longer periods only").scales == ("month",)
+    short = bags("LURM, 60 days of history")
     assert 0 < short.count.sum() < whole.count.sum()
     one, _ = made.dense(replace(row_named("LURM, 1 anchor of 128", ROWS), channels=12), vectors, 0)
     assert one.shape == (shop.queries.height, 12)
     # D is at most a quarter of the texts that are known by then: 18
-    assert made.bags(row_named("BoI, D = 100", ROWS), vectors, 0).num_interests == 4
+    assert bags("BoI, D = 100").num_interests == 4
 
 
 def test_han_is_trained_with_the_labels(shop):
