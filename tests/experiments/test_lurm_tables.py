@@ -218,7 +218,7 @@ def test_models_are_fitted_on_test_users_too(shop):
         row = row_named(name, ROWS)
         vectors = made.fit_items(0)[0] if name == "LURM" else None
         assert not torch.equal(made.dense(row, vectors, 0)[0], fewer.dense(row, vectors, 0)[0])
-    tfidf = row_named("TF-IDF")
+    tfidf = row_named("TF-IDF", ROWS)
     assert (made.sparse(tfidf, None, 0) != fewer.sparse(tfidf, None, 0)).nnz
 
 
