@@ -10,6 +10,7 @@ from experiments.search import GAUC
 from experiments.task_report import difference_cell, figure_cell, task_table
 
 TABLE, FROZEN_USERS = "encoders_table", "frozen_users"
+BENCHMARK = "encoders_benchmark.jsonl"
 DATA = ("kuairand",)
 CLICKS, PAST_EVENTS = "clicks", "clicks by the user's past events"
 
@@ -26,7 +27,11 @@ def update_encoders_page(results: Path, page: Path) -> None:
 
     """
     bodies = {data: encoders_section(results, data) for data in DATA}
-    put_sections({page: {**bodies, FROZEN_USERS: frozen_users_section(results)}})
+    bodies[FROZEN_USERS] = frozen_users_section(results)
+    measured = read_lines(results / BENCHMARK)
+    if measured:
+        bodies["benchmark"] = encoders_benchmark_section(measured)
+    put_sections({page: bodies})
 
 
 def encoders_section(results: Path, data: str) -> str:
@@ -98,6 +103,29 @@ def frozen_users_section(results: Path) -> str:
         own = [[line for line in kind if line["family"] == family] for kind in (figures, tests)]
         found += [f"### {family.capitalize()}", "", *task_table(*own), ""]
     return "\n".join(found).rstrip()
+
+
+def encoders_benchmark_section(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    first = rows[0]
+    lines = [
+        f"Made by `python -m experiments.benchmarks.encoders` on {first['date']}: {first['cpu']}, torch "
+        f"{first['torch']}, one thread; encoders end to end, KuaiRand-Pure.",
+        "",
+        "| | encoder | device | impressions a step | fan-out | encoded | ms a step | peak MiB |",
+        "| --- | --- | --- | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for row in rows:
+        step = (
+            f"{row['batch_size']:,}"
+            if row["accumulate"] == 1
+            else f"{row['accumulate']} x {row['batch_size']}"
+        )
+        name = row["encoder"] + (", checkpoints" if row["checkpoint_activations"] else "")
+        cells = [row["group"], name, row["device"], step, row["num_neighbors"], row["nodes"]]
+        cells += [f"{row['milliseconds_a_step']:,.0f}", f"{row['peak_mib']:,.0f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def _table(figures: Sequence[Mapping[str, Any]], headings: Mapping[tuple[str, str], str]) -> list[str]:

@@ -1,0 +1,220 @@
+"""LSTTM with each user encoder trained end to end: peak memory and seconds of a step, by batch and fan-out.
+
+``python -m experiments.benchmarks.encoders`` writes ``experiments/results/encoders_benchmark.jsonl``. The
+data is KuaiRand-Pure, the day and the sizes those of ``python -m experiments encoders_table``. A case is a
+process that was forked after the data was read: its memory is what it took at most during some steps, less
+what it had before the first. Batches are prepared ahead by a thread, and count. Time is the median over the
+steps of the processor's seconds. On a GPU, where there is one, memory is the GPU's and time the wall's.
+"""
+
+import argparse
+import gc
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+
+from experiments.benchmarks.measured_rows import MIB, devices, machine_facts, peak_mib
+from experiments.config import TEST_DAYS, lsttm_with_preference
+from experiments.encoders_report import BENCHMARK, encoders_benchmark_section
+from experiments.encoders_table import KINDS
+from experiments.inputs import load_inputs
+from experiments.protocol import NeuralOnDay, prepare_day
+from experiments.results_table import write_lines
+from experiments.tested_day import TestedDay
+from experiments.user_encoders import JoinedFeatures, SMENFeatures
+from graphrec.encoders.userbert import UserBERT
+from graphrec.training.batches import click_loader, rows_between
+from graphrec.training.loop import make_optimizer
+
+OUTPUT = Path(__file__).parents[1] / "results" / BENCHMARK
+NONE, ALL = "none", "all four"
+NAMES = (NONE, *KINDS, ALL)
+WARM_UP = 2  # steps that are not timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one process measures.
+
+    Attributes:
+        group: of cases that are compared.
+        encoder: out of ``NAMES``.
+        batch_size: impressions of a batch.
+        num_neighbors: fan-out: neighbours of a node, for each edge type.
+        nodes: which users are encoded.
+        accumulate: batches of a step.
+        checkpoint_activations: UserBERT computes its insides again in the backward pass.
+        device: "cpu" or "cuda".
+        num_steps: that are timed.
+
+    """
+
+    group: str
+    encoder: str
+    batch_size: int = 512
+    num_neighbors: int = 5
+    nodes: Literal["seeds", "all"] = "seeds"
+    accumulate: int = 1
+    checkpoint_activations: bool = False
+    device: str = "cpu"
+    num_steps: int = 5
+
+
+def cases(device: str) -> list[Case]:
+    """Return all cases of a device."""
+    by_batch = [
+        Case(group="batch", encoder=name, batch_size=size, device=device)
+        for name in NAMES
+        for size in (128, 512, 2048)
+    ]
+    by_fan_out = [
+        Case(group="fan-out", encoder=name, num_neighbors=count, nodes="all", device=device)
+        for name in NAMES
+        for count in (5, 10, 30)
+    ]
+    bert = Case(group="in less memory", encoder="UserBERT", nodes="all", device=device)
+    less = [
+        bert,
+        replace(bert, batch_size=128, accumulate=4),
+        replace(bert, checkpoint_activations=True),
+        replace(bert, batch_size=128, accumulate=4, checkpoint_activations=True),
+    ]
+    return [*by_batch, *by_fan_out, *less]
+
+
+def measure(day: TestedDay, case: Case) -> dict[str, Any]:
+    """Train for some steps and return milliseconds and peak MiB of a step."""
+    torch.set_num_threads(1)
+    model, batches = _model_and_batches(day, case)
+    optimizer = make_optimizer(model.model, model.config.optimizer)
+    on_gpu = case.device == "cuda"
+    clock, times = time.perf_counter if on_gpu else time.process_time, list[float]()
+    gc.collect()
+    with _peak(case.device) as peak:
+        for _ in range(WARM_UP + case.num_steps):
+            began = clock()
+            optimizer.zero_grad(set_to_none=True)
+            for batch in islice(batches, case.accumulate):
+                moved = batch.to(case.device)
+                loss = functional.binary_cross_entropy_with_logits(model.model(moved), moved.label)
+                (loss / case.accumulate).backward()
+            optimizer.step()
+            if on_gpu:
+                torch.cuda.synchronize()
+            times.append(clock() - began)
+    return {
+        **asdict(case),
+        "milliseconds_a_step": round(1000 * statistics.median(times[WARM_UP:]), 1),
+        "peak_mib": round(peak[0], 1),
+    }
+
+
+def _model_and_batches(day: TestedDay, case: Case) -> tuple[NeuralOnDay, Iterator[Any]]:
+    few = {name: replace(one, learning="end to end", nodes=case.nodes) for name, one in KINDS.items()}
+    smen = few["SMEN"]
+    assert isinstance(smen, SMENFeatures)
+    few["SMEN"] = replace(smen, item_epochs=1)  # interests cost the same, whatever they mean
+    base = lsttm_with_preference()
+    num_layers = 2 if case.nodes == "all" else 1
+    config = replace(
+        base,
+        long_term=False,
+        preference=None,
+        short_term=replace(base.short_term, num_neighbors=case.num_neighbors, num_layers=num_layers),
+        user_encoder={NONE: None, ALL: JoinedFeatures(encoders=tuple(few.values())), **few}[case.encoder],
+        optimizer=replace(base.optimizer, batch_size=case.batch_size),
+    )
+    device = torch.device(case.device)
+    made = NeuralOnDay(day, config, 0, updates={}, snapshots=None, device=device)
+    for module in made.model.modules():
+        if isinstance(module, UserBERT):
+            module.checkpoint_activations = case.checkpoint_activations
+    made.model.train()
+    assert made.graphs is not None
+    data = made.data.with_graph(made.graphs.before_day())
+    rows = rows_between(data, int(data.impressions.time.min()), day.start)
+    loader = click_loader(data, rows, batch_size=case.batch_size, shuffle=True, random_seed=0)
+    return made, iter(loader.batches(0))
+
+
+@contextmanager
+def _peak(device: str) -> Iterator[list[float]]:
+    """Give a list that holds the block's peak in MiB afterwards, above what was there before."""
+    found = [0.0]
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / MIB
+        yield found
+        found[0] = peak_mib(device) - before
+        return
+    done, before = threading.Event(), _resident_mib()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            found[0] = max(found[0], _resident_mib() - before)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def _resident_mib() -> float:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+_day: list[TestedDay] = []  # read once; forked processes share it
+
+
+def _measure_forked(case: Case) -> dict[str, Any]:
+    return measure(_day[0], case)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUTPUT, help="result file")
+    parser.add_argument(
+        "--group", choices=("batch", "fan-out", "in less memory"), help="of these cases alone"
+    )
+    parser.add_argument("--path", help="folder of KuaiRand-Pure; default: the embedded copy")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    _day[:] = [prepare_day(load_inputs(path=options.path), TEST_DAYS[-1])]
+    out: Path = options.out
+    rows, facts = list[dict[str, Any]](), machine_facts()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for device in devices():
+        for case in cases(device):
+            if options.group not in (None, case.group):
+                continue
+            if device == "cuda":
+                found = measure(_day[0], case)  # a forked process cannot use it
+            else:
+                with ProcessPoolExecutor(1, get_context("fork")) as pool:
+                    found = pool.submit(_measure_forked, case).result()
+            rows.append({**found, **facts})
+            write_lines(out, rows)  # after each case: what was measured stays
+            print(encoders_benchmark_section(rows[-1:]).splitlines()[-1], flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
