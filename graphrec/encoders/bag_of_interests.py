@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.interests import ItemInterests
 from graphrec.encoders.local_clock import LocalClock
 from graphrec.encoders.periods import Scale, check_scale, period_of
@@ -131,6 +132,10 @@ class BagOfInterests:
             )
         return self._cut(query, first, stop - first, self.period[self.query_ptr[query] + stop - 1])
 
+    def num_periods(self, scale: int) -> Int64[Tensor, " num_queries"]:
+        """Return how many periods of a scale, by its number, each life has: the rows of its bags."""
+        return self._first_and_length(scale)[1]
+
     def periods(self, scale: int) -> PeriodBags:
         """Return the bags of a scale, by its number.
 
@@ -138,23 +143,15 @@ class BagOfInterests:
             ValueError: a life has more than ``MAX_PERIODS`` periods.
 
         """
-        device, num_cells = self.query_ptr.device, self.num_cells
-        query = torch.arange(len(self), device=device).repeat_interleave(num_cells)
-        period, filled = self.period[:, scale], num_cells > 0
-        first = torch.zeros_like(num_cells)
-        first[filled] = period[self.query_ptr[:-1][filled]]
-        stop = torch.zeros_like(num_cells)
-        # where clocks are set back over midnight, an event may lie in a later period than the query's time
-        last = torch.maximum(period[self.query_ptr[1:][filled] - 1], self.last_period[filled, scale])
-        stop[filled] = last + 1
-        length = stop - first
+        query = torch.arange(len(self), device=self.query_ptr.device).repeat_interleave(self.num_cells)
+        first, length = self._first_and_length(scale)
         if len(length) and int(length.max()) > MAX_PERIODS:
             raise ValueError(
                 f"query {int(length.argmax())} has {int(length.max())} periods of {self.scales[scale]!r}, at "
                 f"most {MAX_PERIODS} are allowed: take longer periods, or a window"
             )
         ptr = with_zero(length.cumsum(0))
-        row_of_cell = ptr[:-1][query] + period - first[query]
+        row_of_cell = ptr[:-1][query] + self.period[:, scale] - first[query]
         row = row_of_cell.repeat_interleave(self.cell_ptr.diff())
         interest, count = self.interest, self.count
         if bool((row_of_cell.diff() == 0).any()):  # several cells in a period: their counts add up
@@ -168,6 +165,16 @@ class BagOfInterests:
         query = query.repeat_interleave(self.cell_ptr.diff())
         key, count = _add_up(query * self.num_interests + self.interest, self.count.double())
         return key // self.num_interests, key % self.num_interests, count.float()
+
+    def _first_and_length(self, scale: int) -> tuple[Tensor, Tensor]:
+        """Return each life's first period of a scale, and how many there are up to its last."""
+        period, filled = self.period[:, scale], self.num_cells > 0
+        first, stop = torch.zeros_like(self.num_cells), torch.zeros_like(self.num_cells)
+        first[filled] = period[self.query_ptr[:-1][filled]]
+        # where clocks are set back over midnight, an event may lie in a later period than the query's time
+        last = torch.maximum(period[self.query_ptr[1:][filled] - 1], self.last_period[filled, scale])
+        stop[filled] = last + 1
+        return first, stop - first
 
     def _cut(self, query: Tensor, first: Tensor, num_cells: Tensor, last: Tensor) -> "BagOfInterests":
         _, cell = expand_ranges(self.query_ptr[query] + first, num_cells)
@@ -204,10 +211,12 @@ class InterestCounter:
     scales: tuple[Scale, ...] = ("month", "year")
 
     def __post_init__(self) -> None:
-        if not self.scales or len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"a bag of interests needs scales, each once, got {self.scales}")
+        if not isinstance(self.scales, tuple) or not self.scales:
+            raise ValueError(f"a bag of interests needs a tuple of scales, got {self.scales!r}")
         for scale in self.scales:
             check_scale(scale)
+        if len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"a bag of interests needs scales, each once, got {self.scales}")
 
     def count(
         self, events: EventHistory, time: Int64[Tensor, " num_queries"], *, units_per_second: int = 1
@@ -220,10 +229,14 @@ class InterestCounter:
             units_per_second: of all times.
 
         Raises:
-            ValueError: an item has no row among the interests; or there are too many queries, periods and
-                interests to number.
+            ValueError: there is not one time a life; an event is not earlier than its query; an item has no
+                row among the interests; ``units_per_second`` is no whole number above 0; or there are too
+                many queries, periods and interests to number.
 
         """
+        check_whole_number("units_per_second", units_per_second, 1)
+        if len(time) != len(events.ptr) - 1:
+            raise ValueError(f"each life needs a time, got {len(events.ptr) - 1} lives and {len(time)} times")
         device, num_interests = time.device, self.items.num_interests
         if len(events.neighbor) and int(events.neighbor.max()) >= len(self.items.interest):
             raise ValueError(
@@ -248,6 +261,14 @@ class InterestCounter:
         key, count = last.new_empty(0), torch.zeros(0, dtype=torch.float64, device=device)
         for piece in pieces:
             query = torch.searchsorted(events.ptr, piece, right=True) - 1
+            late = events.time[piece] >= time[query]
+            if bool(late.any()):
+                first = int(late.nonzero()[0, 0])
+                raise ValueError(
+                    f"an event of time {int(events.time[piece][first])} is in the life of query "
+                    f"{int(query[first])}, which is asked at {int(time[query[first]])}: a life holds earlier "
+                    "events alone"
+                )
             cell = _number(query, self._periods(events.time[piece], units_per_second) - span[0], size)
             interest, weight = (table[events.neighbor[piece]] for table in (items.interest, items.weight))
             has_interest = interest >= 0

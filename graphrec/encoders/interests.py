@@ -200,7 +200,8 @@ def fit_interests(
         random_seed: keys the sample.
 
     Raises:
-        ValueError: ``sample_size`` is below 1, or as the clusterer's ``fit``.
+        ValueError: ``sample_size`` is below 1, an embedding of the sample is not finite, or as the
+            clusterer's ``fit``.
 
     """
     if sample_size < 1:
@@ -208,7 +209,9 @@ def fit_interests(
     if len(items) > sample_size:
         order = keyed_bits(random_seed, "sample of items", items).argsort(stable=True)
         items = items[order[:sample_size]].sort().values
-    return Interests(functional.normalize(clusterer.fit(embedding[items]), dim=1), fit_until)
+    sample = embedding[items]
+    _check_finite(sample)
+    return Interests(functional.normalize(clusterer.fit(sample), dim=1), fit_until)
 
 
 @torch.no_grad()
@@ -232,8 +235,8 @@ def assign_interests(
         temperature: soft shares are the softmax of cosine / temperature over the nearest.
 
     Raises:
-        ValueError: ``num_nearest`` is below 1 or above the number of interests, or ``temperature`` is not
-            above 0.
+        ValueError: ``num_nearest`` is below 1 or above the number of interests, ``temperature`` is not above
+            0, there is not one ``is_known`` an item, or the embedding of a known item is not finite.
 
     """
     if not 1 <= num_nearest <= len(interests) or not temperature > 0:
@@ -242,10 +245,13 @@ def assign_interests(
             f"{temperature}"
         )
     num_items = len(embedding)
+    if len(is_known) != num_items:
+        raise ValueError(f"is_known must say it of each of {num_items} items, got {len(is_known)}")
     interest = torch.full((num_items, num_nearest), -1)
     weight = torch.zeros(num_items, num_nearest)
     for rows in is_known.cpu().nonzero().flatten().split(max(MAX_SCORES // len(interests), 1)):
         vectors = embedding[rows.to(embedding.device)].to(interests.center.device)
+        _check_finite(vectors)
         cosine = functional.normalize(vectors, dim=1) @ interests.center.T
         score, place = cosine.topk(num_nearest, dim=1)
         interest[rows] = place.cpu()
@@ -269,6 +275,11 @@ def _check_before(fit_until: int, label_start: int) -> None:
             f"the interests were fitted on data until {fit_until}, labels begin at {label_start}: fit them "
             "on what was known before"
         )
+
+
+def _check_finite(embedding: Tensor) -> None:
+    if not bool(embedding.isfinite().all()):
+        raise ValueError("some item embeddings are NaN or infinite: look at the training of the embedding")
 
 
 def _shares(size: Tensor, total: int) -> Tensor:

@@ -17,7 +17,11 @@ _DAYS_TO_MARCH_OF_YEAR_0 = 719_468
 
 def check_scale(scale: object) -> None:
     """Raise ``ValueError`` unless it is a calendar's period or at least a second."""
-    if scale not in _MONTHS and (isinstance(scale, bool) or not isinstance(scale, int) or scale < 1):
+    if isinstance(scale, str):
+        is_scale = scale in _MONTHS
+    else:
+        is_scale = isinstance(scale, int) and not isinstance(scale, bool) and scale >= 1
+    if not is_scale:
         raise ValueError(
             f"a scale is {', '.join(map(repr, _MONTHS))} or a whole number of seconds above 0, got {scale!r}"
         )

@@ -225,10 +225,27 @@ def test_what_cannot_be_counted_is_refused():
     )
     with pytest.raises(ValueError, match=r"item row 4, interests are known for 2 rows"):
         counter(few).count(events, time)
-    for scales in ((), ("month", "month")):
-        with pytest.raises(ValueError, match="needs scales, each once"):
-            counter(scales=scales)
-    for scale in ("week", 0, True):
+    with pytest.raises(ValueError, match="1 lives and 2 times"):
+        counter().count(events, time.repeat(2))
+    with pytest.raises(ValueError, match="1 lives and 0 times"):
+        counter().count(events, time[:0])
+    two = history([[(4, FIRST)], [(4, FIRST), (0, FIRST + 10)]])
+    with pytest.raises(
+        ValueError, match=f"of time {FIRST + 10} is in the life of query 1, which is asked at"
+    ):
+        counter().count(two, time.repeat(2))
+    with pytest.raises(ValueError, match="units_per_second must be a whole number of at least 1, got 0"):
+        counter().count(events, time, units_per_second=0)
+    with pytest.raises(ValueError, match="needs scales, each once"):
+        counter(scales=("month", "month"))
+    with pytest.raises(ValueError, match="needs a tuple of scales"):
+        counter(scales=())
+    for scales in (["month", "year"], "month"):
+        wrong = counter()
+        object.__setattr__(wrong, "scales", scales)  # the checks of annotations refuse it here before ours do
+        with pytest.raises(ValueError, match="needs a tuple of scales"):
+            wrong.__post_init__()
+    for scale in ("week", 0, True, [], None, 1.5):
         with pytest.raises(ValueError, match="a scale is 'month', 'season', 'year' or a whole number"):
             check_scale(scale)
     bag = counter(scales=(1,)).count(events, torch.tensor([FIRST + 20_000]))

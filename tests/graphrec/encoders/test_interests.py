@@ -144,6 +144,14 @@ def test_wrong_options_are_refused():
     for options in ({"num_nearest": 0}, {"num_nearest": 4}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match=r"num_nearest must lie in \[1, 3\] and temperature above 0"):
             assign_interests(interests, x, torch.ones(3, dtype=torch.bool), **options)
+    broken = x.clone()
+    broken[1, 0] = torch.nan
+    with pytest.raises(ValueError, match="some item embeddings are NaN or infinite"):
+        fit_interests(broken, torch.arange(3), SphericalKMeans(num_interests=1), fit_until=0)
+    with pytest.raises(ValueError, match="some item embeddings are NaN or infinite"):
+        assign_interests(interests, broken, torch.ones(3, dtype=torch.bool))
+    unknown = assign_interests(interests, broken, torch.tensor([True, False, True]))
+    assert unknown.interest[:, 0].tolist() == [0, -1, 2]
     assigned = assign_interests(interests, x, torch.ones(3, dtype=torch.bool))
     assigned.check_before(9)
     with pytest.raises(ValueError, match="until 9, labels begin at 8"):
