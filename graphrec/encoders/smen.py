@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.bag_of_interests import BagOfInterests, PeriodBags
 from graphrec.encoders.fit_until import FittedUntil
 
@@ -132,6 +133,9 @@ class SMEN(FittedUntil):
         channels: H (paper: 128; the ablation: 1,280).
         num_scales: 1 or 2, in the order of the bags' scales.
 
+    Raises:
+        ValueError: a size is no whole number above 0, or ``num_scales`` is above 2.
+
     """
 
     noun: ClassVar[str] = "user representation"
@@ -140,11 +144,12 @@ class SMEN(FittedUntil):
         self, num_interests: int, *, num_anchors: int = 10, channels: int = 128, num_scales: int = 2
     ) -> None:
         super().__init__()
-        if num_scales not in (1, 2) or min(num_interests, num_anchors, channels) < 1:
-            raise ValueError(
-                f"num_scales must be 1 or 2 and every size at least 1, got num_scales={num_scales}, "
-                f"num_interests={num_interests}, num_anchors={num_anchors}, channels={channels}"
-            )
+        check_whole_number("num_interests", num_interests, 1)
+        check_whole_number("num_anchors", num_anchors, 1)
+        check_whole_number("channels", channels, 1)
+        check_whole_number("num_scales", num_scales, 1)
+        if num_scales > 2:
+            raise ValueError(f"num_scales must be 1 or 2, got {num_scales}")
         self.anchors = MultiAnchor(num_interests, num_anchors=num_anchors, channels=channels)
         self.over_time = RaggedGRU(channels)
         self.switch = nn.Linear(2 * channels, channels) if num_scales == 2 else None
@@ -183,7 +188,14 @@ class SMEN(FittedUntil):
         return share * found[0] + (1 - share) * found[1]
 
     def forward(self, bag: BagOfInterests) -> Float[Tensor, "num_queries out_channels"]:
-        """Return the anchors' vectors side by side."""
+        """Return the anchors' vectors side by side.
+
+        Memory grows with the periods of all queries together; ``smen_encoder.represent`` bounds them.
+
+        Raises:
+            ValueError: the bags are of other interests or scales.
+
+        """
         return self.anchor_vectors(bag).flatten(1)
 
 

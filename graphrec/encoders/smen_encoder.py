@@ -1,11 +1,12 @@
 """SMEN behind the contract of a node-feature encoder, and lives of many queries read as bags of interests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.bag_of_interests import BagOfInterests, InterestCounter, concatenate_bags
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
 from graphrec.encoders.input_reader import InputReader, prepare_queries
@@ -13,6 +14,8 @@ from graphrec.encoders.smen import SMEN
 from samplers import EdgeType
 
 LIFE = "life"
+MAX_PERIODS_AT_ONCE = 1 << 13
+"""Periods that :func:`represent` encodes at once: about 25 KiB each with 10 anchors of 128 channels."""
 
 
 class SMENEncoder(NodeEncoder[BagOfInterests]):
@@ -93,16 +96,42 @@ def read_bags(
 
 @torch.no_grad()
 def represent(
-    smen: SMEN, bag: BagOfInterests, *, batch_size: int = 256
+    smen: SMEN, bag: BagOfInterests, *, batch_size: int = 256, max_periods: int = MAX_PERIODS_AT_ONCE
 ) -> Float32[Tensor, "num_queries out_channels"]:
     """Return the frozen vectors of many queries, in their order, on the CPU; the model is left in eval mode.
 
-    Queries are encoded in batches of about equally many periods, so that short lives do not wait for long
-    ones.
+    Lives of about equally many periods are encoded together, so that short ones do not wait for long ones.
+    Memory grows with the periods that are encoded at once, not with the lives' events.
+
+    Args:
+        smen: on the device to encode on.
+        bag: lives of the queries, on any device.
+        batch_size: queries at once, at most.
+        max_periods: periods of these at once, over all scales, at most; a longer life is encoded alone.
+
+    Raises:
+        ValueError: ``batch_size`` or ``max_periods`` is no whole number above 0; or as :meth:`SMEN.forward`.
+
     """
+    check_whole_number("batch_size", batch_size, 1)
+    check_whole_number("max_periods", max_periods, 1)
+    smen.check(bag)
     smen.eval()
     device = smen.anchors.anchor.device
     out = torch.empty(len(bag), smen.out_channels)
-    for query in bag.num_cells.argsort(stable=True).split(batch_size):
+    for query in _batches(bag, batch_size, max_periods):
         out[query.cpu()] = smen(bag.take(query).to(device)).float().cpu()
     return out
+
+
+def _batches(bag: BagOfInterests, batch_size: int, max_periods: int) -> Iterator[Int64[Tensor, " num_taken"]]:
+    """Yield all queries, those of few periods first, in batches of both bounds but of one query at least."""
+    count = torch.stack([bag.num_periods(scale) for scale in range(len(bag.scales))]).sum(dim=0)
+    order = count.argsort(stable=True)
+    ends = count[order].cumsum(0).cpu()
+    start = before = 0
+    while start < len(order):
+        fitting = int(torch.searchsorted(ends, before + max_periods, right=True))
+        stop = min(max(fitting, start + 1), start + batch_size)
+        yield order[start:stop]
+        start, before = stop, int(ends[stop - 1])

@@ -9,6 +9,7 @@ from graphrec.encoders.bag_of_interests import InterestCounter, PeriodBags
 from graphrec.encoders.interests import ItemInterests
 from graphrec.encoders.local_clock import LocalClock
 from graphrec.encoders.smen import SMEN, ContrastiveHead, MultiAnchor, RaggedGRU
+from graphrec.encoders.smen_encoder import represent
 from samplers import EventHistory
 
 MONTH = 31 * 86_400
@@ -184,6 +185,49 @@ def test_wrong_sizes_are_refused():
         smen(bag_of([[(0, 0)]]))
     with pytest.raises(ValueError, match=r"'num_scales': 1"):
         SMEN(5, num_anchors=1, channels=2)(bag_of([[(0, 0)]], scales=("year",)))
-    for options in ({"num_scales": 3}, {"num_anchors": 0}, {"channels": 0}):
-        with pytest.raises(ValueError, match="num_scales must be 1 or 2 and every size at least 1"):
-            SMEN(5, **options)
+    with pytest.raises(ValueError, match="num_scales must be 1 or 2, got 3"):
+        SMEN(5, num_scales=3)
+    for name in ("num_anchors", "channels", "num_scales"):
+        for value in (0, True):
+            with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value}"):
+                SMEN(5, **{name: value})
+
+
+def test_lives_of_many_periods_are_encoded_in_pieces(monkeypatch):
+    torch.manual_seed(0)
+    smen = SMEN(5, num_anchors=2, channels=4)
+    # lives of 2 to 15 months and 1 or 2 years, and two without an event
+    lives = [[(number % 5, number % 14)] for number in range(40)] + [[], []]
+    bag = bag_of(lives)
+    count = bag.num_periods(0) + bag.num_periods(1)
+    assert count.tolist() == (bag.periods(0).ptr.diff() + bag.periods(1).ptr.diff()).tolist()
+    whole = smen(bag)
+    seen, forward = [], SMEN.forward
+
+    def record(self, part):
+        seen.append(part)
+        return forward(self, part)
+
+    monkeypatch.setattr(SMEN, "forward", record)
+    found = represent(smen, bag, max_periods=20)
+    torch.testing.assert_close(found, whole)
+    pieces = [(len(part), int((part.num_periods(0) + part.num_periods(1)).sum())) for part in seen]
+    assert max(periods for _, periods in pieces) <= 20
+    assert sum(queries for queries, _ in pieces) == len(lives)
+    assert len(pieces) < 40  # short lives share a piece
+    # no piece has room for the first life of the next one
+    longest = sorted(count.tolist())
+    for number in range(len(pieces) - 1):
+        done = sum(queries for queries, _ in pieces[: number + 1])
+        assert pieces[number][1] + longest[done] > 20
+    seen.clear()
+    torch.testing.assert_close(represent(smen, bag, max_periods=3), whole)
+    assert {len(part) for part in seen if part.num_periods(0).max() > 2} == {1}  # a long life is alone
+    seen.clear()
+    represent(smen, bag, batch_size=5)
+    assert [len(part) for part in seen] == [5] * 8 + [2]
+    seen.clear()
+    assert represent(smen, bag.take(torch.arange(0))).shape == (0, 8)
+    for options in ({"batch_size": 0}, {"max_periods": 0}):
+        with pytest.raises(ValueError, match="must be a whole number of at least 1, got 0"):
+            represent(smen, bag, **options)
