@@ -3,7 +3,7 @@
 Item embeddings (``graphrec.training.item_pairs``) and SMEN (``graphrec.training.sub_lives``) are fitted so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from graph_builders.option_checks import check_numbers
+from graph_builders.option_checks import check_numbers, check_whole_numbers
 from graphrec.losses import contrastive_loss
 from graphrec.training.adam import AdamConfig
 from graphrec.training.loop import TrainingPoint, train_steps
@@ -36,7 +36,7 @@ class ContrastiveConfig(AdamConfig):
 
     Attributes:
         epochs: passes; the training says over what.
-        batch_size: pairs a step.
+        batch_size: pairs a step, at least 2: a single pair has nothing to be told apart from.
         learning_rate: of Adam, for all weights.
         temperature: of the loss.
         equal_owners_are_negatives: True: as in the paper, vectors of one item or user that a batch holds
@@ -52,6 +52,7 @@ class ContrastiveConfig(AdamConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_whole_numbers(self, batch_size=2)
         check_numbers(self, ("temperature",), above=0)
 
 
@@ -78,6 +79,7 @@ def fit_contrastive(
     checkpoint_every: int,
     log_every: int,
     on_step: Callable[[int, int], None] | None,
+    made_from: Mapping[str, Any],
 ) -> list[TrainingPoint]:
     """Fit a model in place so that it gives the two views of a pair alike vectors; the training curve.
 
@@ -90,6 +92,7 @@ def fit_contrastive(
         checkpoint_every: steps between checkpoints.
         log_every: steps that a point of the curve averages.
         on_step: called with (steps done, steps in all).
+        made_from: the model's sizes: a checkpoint of others is refused.
 
     """
 
@@ -115,4 +118,5 @@ def fit_contrastive(
         checkpoint_every=checkpoint_every,
         log_every=log_every,
         on_step=on_step,
+        made_from=made_from,
     )

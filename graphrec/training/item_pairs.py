@@ -21,6 +21,7 @@ from torch import Tensor
 from graph_builders import BehaviorGraph
 from graph_builders.behavior_graph import USER
 from graph_builders.events import UNITS_PER_SECOND
+from graph_builders.option_checks import check_number
 from graphrec.encoders.fit_until import move_fit_until
 from graphrec.encoders.interests import Interests
 from graphrec.encoders.item_embedding import ItemEmbedding
@@ -50,7 +51,8 @@ class ItemPairSampler:
         random_seed: part of the key of every draw.
 
     Raises:
-        ValueError: no edge type, one whose rows are no users, or ``max_days`` is not above 0.
+        ValueError: no edge type, one whose rows are no users, ``fit_until`` is no whole number, or
+            ``max_days`` is not finite or shorter than two units of time.
 
     """
 
@@ -68,10 +70,13 @@ class ItemPairSampler:
                 f"item pairs need edge types whose rows are users, such as Relation.reverse_edge_type, got "
                 f"{list(edge_types)}"
             )
+        if isinstance(fit_until, bool) or not isinstance(fit_until, int):
+            raise ValueError(f"fit_until must be a whole number, in the graph's time unit, got {fit_until!r}")
+        check_number("max_days", max_days, above=0)
         # times are whole: less than max_days apart is at most one unit less
         window = int(max_days * DAY_SECONDS * UNITS_PER_SECOND[graph.time_resolution]) - 1
         if window < 1:
-            raise ValueError(f"max_days must be above 0, got {max_days}")
+            raise ValueError(f"max_days must be at least two units of time, got {max_days}")
         csrs = [graph.csr(edge_type) for edge_type in edge_types]
         self.edge_types, self.fit_until, self.random_seed = list(edge_types), fit_until, random_seed
         self._later = [_Draws(csr, 1, random_seed=random_seed) for csr in csrs]
@@ -180,7 +185,8 @@ def train_item_embedding(
 
     Raises:
         ValueError: a word has no row in the model's table; there are not words for every item; nobody has an
-            event before ``fit_until``; or the checkpoint was made until another time.
+            event before ``fit_until``; or the checkpoint was made until another time, or for another size of
+            the model.
 
     """
     num_words, num_items = model.word.num_embeddings, pairs.num_items
@@ -223,6 +229,7 @@ def train_item_embedding(
         checkpoint_every=checkpoint_every,
         log_every=log_every,
         on_step=on_step,
+        made_from={"num_words": num_words, "channels": model.out_channels},
     )
 
 

@@ -103,7 +103,7 @@ def train_smen(
     Raises:
         ValueError: there is not one user and time a query; a query time lies after ``fit_until``; the bags
             are of other interests or scales; no life has two cells; or the checkpoint was made until another
-            time.
+            time, or for another size of the model.
 
     """
     smen.check(bag)
@@ -155,6 +155,7 @@ def train_smen(
         checkpoint_every=checkpoint_every,
         log_every=log_every,
         on_step=on_step,
+        made_from=smen.options,
     )
 
 

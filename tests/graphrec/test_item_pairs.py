@@ -183,8 +183,13 @@ def test_wrong_options_are_refused():
         ItemPairSampler(graph, [], fit_until=FIT_UNTIL)
     with pytest.raises(ValueError, match="rows are users"):
         ItemPairSampler(graph, [(BUY[2], "shop:buy", BUY[0])], fit_until=FIT_UNTIL)
-    with pytest.raises(ValueError, match="max_days must be above 0"):
-        ItemPairSampler(graph, [BUY], fit_until=FIT_UNTIL, max_days=0)
+    for days in (0, float("nan"), float("inf"), True):
+        with pytest.raises(ValueError, match="max_days must be finite and above 0"):
+            ItemPairSampler(graph, [BUY], fit_until=FIT_UNTIL, max_days=days)
+    with pytest.raises(ValueError, match="max_days must be at least two units of time"):
+        ItemPairSampler(graph, [BUY], fit_until=FIT_UNTIL, max_days=1 / DAY)
+    with pytest.raises(ValueError, match="fit_until must be a whole number"):
+        ItemPairSampler(graph, [BUY], fit_until=True)
     with pytest.raises(ValueError, match="the model has 2 words and the graph 31 rows"):
         train_item_embedding(ItemEmbedding(2, channels=4), words, pairs, config=CONFIG)
     nobody = ItemPairSampler(graph, [BUY], fit_until=START)
@@ -192,3 +197,8 @@ def test_wrong_options_are_refused():
         train_item_embedding(ItemEmbedding(len(vocabulary), channels=4), words, nobody, config=CONFIG)
     with pytest.raises(ValueError, match=r"ContrastiveConfig.temperature must be finite and above 0"):
         ContrastiveConfig(temperature=0.0)
+    with pytest.raises(
+        ValueError, match=r"ContrastiveConfig.batch_size must be a whole number of at least 2"
+    ):
+        ContrastiveConfig(batch_size=1)
+    assert ContrastiveConfig(epochs=0).epochs == 0

@@ -136,6 +136,10 @@ def test_a_break_changes_nothing_and_files_come_back(tmp_path):
         trained(graph, SHORT, checkpoint=tmp_path / "run.pt", checkpoint_every=2, on_step=stop)
     again, *_ = trained(graph, SHORT, checkpoint=tmp_path / "run.pt", checkpoint_every=2)
     assert torch.equal(represent(again.smen, bag), represent(whole.smen, bag))
+    other = encoder_of(channels=8).smen
+    time = torch.full((24,), FIT_UNTIL)
+    with pytest.raises(ValueError, match=r"another run: channels is 8, the checkpoint has 16"):
+        train_smen(other, bag, USERS, time, fit_until=FIT_UNTIL, config=SHORT, checkpoint=tmp_path / "run.pt")
     save_smen(tmp_path / "smen.pt", whole.smen)
     loaded = load_smen(tmp_path / "smen.pt", label_start=FIT_UNTIL)
     assert torch.equal(represent(loaded, bag), represent(whole.smen, bag))
