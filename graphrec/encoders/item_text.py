@@ -1,10 +1,10 @@
 """Words of items: text by one simple rule, or attributes, or the item's ID, and their vocabulary.
 
 The rule: text is brought into Unicode's NFKC form and lower case; a word is an unbroken run of letters and
-digits of any script; everything else parts words. The first 35 words of an item are read (LURM, section 3.4).
-An item of whose text no word is in the vocabulary, be there none or rare ones alone, is described by its
-attributes, as words ``name=value``, and one without a known attribute by ``id=...``: a text's word has no
-equals sign, so these are words of their own.
+digits of any script, with the marks that stand on them; everything else parts words. The first 35 words of an
+item are read (LURM, section 3.4). An item of whose text no word is in the vocabulary, be there none or rare
+ones alone, is described by its attributes, as words ``name=value``, and one without a known attribute by
+``id=...``: a text's word has no equals sign, so these are words of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from torch import Tensor
 from graph_builders import BehaviorGraph, CategoricalColumn, RaggedColumn
 from graph_builders.behavior_graph import ITEM
 from graph_builders.feature_table import Column, encode_words
+from graph_builders.option_checks import check_whole_number
 from samplers import EdgeType
 from samplers.queries import expand_ranges
 from samplers.tables import with_zero
@@ -27,7 +28,7 @@ MAX_WORDS = 35
 ID_PREFIX = "id="
 TEXT, ATTRIBUTES, ID = "text", "attributes", "id"
 """The columns of :func:`item_words`, what an item goes by first, second and last."""
-_WORD = r"[\p{L}\p{N}]+"
+_WORD = r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +132,10 @@ def split_words(texts: pl.Series, *, max_words: int = MAX_WORDS) -> pl.Series:
     """Return the first words of each text by the rule above: lists of strings, empty for a null.
 
     Raises:
-        ValueError: ``max_words`` is below 1.
+        ValueError: ``max_words`` is no whole number above 0.
 
     """
-    if max_words < 1:
-        raise ValueError(f"max_words must be at least 1, got {max_words}")
+    check_whole_number("max_words", max_words, 1)
     plain = texts.cast(pl.String).fill_null("").str.normalize("NFKC").str.to_lowercase()
     return plain.str.extract_all(_WORD).list.head(max_words)
 

@@ -52,6 +52,8 @@ def test_the_rule():
             "\uff21\uff22\uff23 \uff11\uff12",
             "\ufb01ne",
             "中文 字",
+            "हिन्दी किताब",
+            "tea \u2615\ufe0f cup",
             "--",
             None,
         ]
@@ -62,13 +64,15 @@ def test_the_rule():
         ["abc", "12"],
         ["fine"],
         ["中文", "字"],
+        ["हिन्दी", "किताब"],
+        ["tea", "cup"],
         [],
         [],
     ]
     many = pl.Series([" ".join(map(str, range(40)))])
     assert split_words(many).to_list() == [[str(number) for number in range(MAX_WORDS)]]
     assert split_words(many, max_words=2).to_list() == [["0", "1"]]
-    with pytest.raises(ValueError, match="max_words must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_words must be a whole number of at least 1, got 0"):
         split_words(many, max_words=0)
 
 
