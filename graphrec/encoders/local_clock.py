@@ -40,7 +40,7 @@ class LocalClock:
 
         try:
             zone = Zone(name)
-        except PredictionsError as error:
+        except (PredictionsError, TypeError, AttributeError) as error:  # the latter ones of no string
             raise ValueError(
                 f"time zone {name!r} is unknown: take an IANA name such as America/New_York, or a shift such "
                 "as +08:00"

@@ -113,8 +113,8 @@ def probe(
         config: of the model.
 
     Raises:
-        ValueError: there are not as many rows of each; a feature is not finite; no row is left to fit on or
-            to score; or the rows to fit on are all of one class.
+        ValueError: there are not as many rows of each; there is no feature, or one is not finite; a label is
+            below -1; no row is left to fit on or to score; or the rows to fit on are all of one class.
 
     """
     x_train, x_test, train, test = _split(features, label, is_test, config.kind)
@@ -216,6 +216,10 @@ def _split(
 ) -> tuple[Features, Features, Tensor, Tensor]:
     """Return features to fit on and to score, scaled, and which rows these are."""
     _check_lengths(features, len(label), is_test)
+    if bool((label < -1).any()):
+        raise ValueError(
+            f"labels are classes from 0 on, or -1 where there is none, got {int(label.min())}: number them so"
+        )
     train, test = ((label >= 0) & ~is_test).nonzero()[:, 0], ((label >= 0) & is_test).nonzero()[:, 0]
     if not len(train) or not len(test) or len(label[train].unique()) < 2:
         raise ValueError(
@@ -231,6 +235,8 @@ def _check_lengths(features: Features, num_labels: int, is_test: Tensor) -> None
             f"each row needs features, a label and a part, got {features.shape[0]}, {num_labels}, "
             f"{len(is_test)}"
         )
+    if not features.shape[1]:
+        raise ValueError("a probe needs features, there are none: the representation has no column")
 
 
 def _scaled(features: Features, train: Tensor, test: Tensor, kind: str) -> tuple[Features, Features]:

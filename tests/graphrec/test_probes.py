@@ -158,6 +158,10 @@ def test_what_cannot_be_probed_is_refused():
         probe(x, torch.zeros_like(label), is_test)
     with pytest.raises(ValueError, match="and 0: take more users"):
         probe(x, label, torch.zeros_like(is_test))
+    with pytest.raises(ValueError, match="-1 where there is none, got -2"):
+        probe(x, torch.where(label == 0, -2, label), is_test)
+    with pytest.raises(ValueError, match="a probe needs features, there are none"):
+        probe(x[:, :0], label, is_test)
     x[3, 1] = torch.nan
     with pytest.raises(ValueError, match="some features are NaN"):
         probe(x, label, is_test)
