@@ -310,7 +310,7 @@ def amazon_5core_data(path: str | None, *, horizon_days: int = 365, num_folds_sc
     )
     notes = (
         f"{name} has no task: its reviews end on {datetime.fromtimestamp(time, UTC):%Y-%m-%d}, before "
-        "the test."
+        "the last label window does."
         for name, time in ended.rows()
     )
     return replace(data, notes=(*data.notes, *notes))

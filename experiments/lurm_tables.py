@@ -618,8 +618,10 @@ def _of_seeds(scores: MethodScores, seeds: tuple[int, ...]) -> MethodScores | No
 
 
 def _base_name(row: Row) -> str:
-    """Return the name of what a row reads, without its probe."""
-    return f"{row.kind}" if row.probe == "mlp" and row.of is None else f"{row.kind} of an ablation"
+    """Return the name of what a row reads, which rows share that differ in their probe alone."""
+    changes = (row.scale, row.num_interests, row.num_anchors, row.channels, row.days)
+    is_main = row.is_trained and all(change is None for change in changes)
+    return row.kind if is_main else f"{row.kind} of an ablation"
 
 
 class _TimedError(Exception):

@@ -173,7 +173,9 @@ def test_a_category_that_ends_before_the_test_has_no_task(tmp_path):
     (family,) = data.families
     # all categories are met by as many: the first ones by name, of those that go on
     assert family.names == tuple(f"preference: {name}" for name in ("All Beauty", "Fashion", "Gift Cards"))
-    assert data.notes[1:] == ("Appliances has no task: its reviews end on 2014-10-30, before the test.",)
+    assert data.notes[1:] == (
+        "Appliances has no task: its reviews end on 2014-10-30, before the last label window does.",
+    )
 
 
 def test_a_task_of_one_class_is_refused(shop):
@@ -412,7 +414,7 @@ def test_a_second_run_computes_nothing_and_writes_the_same(finished, shop, monke
     assert {path.name: path.read_text() for path in finished.stored.glob("*.jsonl")} == before
 
 
-def test_a_part_is_found_by_what_decides_it(shop, tmp_path):
+def test_a_part_is_found_by_what_decides_it(finished, shop, tmp_path):
     def content(name="LURM", stage="representation", **changes):
         config = replace(CONFIG, settings=replace(TINY, **changes))
         return LurmTable(shop, config, tmp_path).content(row_named(name, ROWS), stage, 0)
@@ -421,6 +423,12 @@ def test_a_part_is_found_by_what_decides_it(shop, tmp_path):
     assert content(probe_epochs=(1,)) == content()
     assert content(probe_epochs=(1,), stage="scores") != content(stage="scores")
     assert content("LURM, logistic regression") == content()
+    table = LurmTable(shop, CONFIG, finished.tables[0].work)
+    shared = [
+        table.find(row_named(name), "representation", 0) for name in ("LURM", "LURM, logistic regression")
+    ]
+    assert shared[0].path == shared[1].path
+    assert table.find(row_named("LURM, not trained"), "representation", 0).path != shared[0].path
     assert content("LURM, logistic regression", stage="scores") != content(stage="scores")
     assert content("BoI", stage="items") == content(stage="items", smen_epochs=9)
     different = [content(smen_epochs=9), content(item_epochs=9), content("LURM, not trained"), content()]
