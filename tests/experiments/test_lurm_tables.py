@@ -245,7 +245,7 @@ def test_simulated_lives_are_views_of_items_with_texts(simulated):
     (edge_type,) = simulated.edge_types
     assert graph.num_events == len(graph.edges(edge_type).time) == WORLD.num_external_events
     assert graph.ids["item"].num_ids == WORLD.num_external_items
-    assert simulated.words.list.len().to_list() == [WORLD.words_per_item] * WORLD.num_external_items + [0]
+    assert simulated.words["text"].list.len().to_list() == [WORLD.words_per_item] * WORLD.num_external_items + [0]
     last = int(graph.edges(edge_type).time.max())
     assert (
         0 < simulated.fit_until + 2 * HORIZON * 86_400 - last < 3_600
