@@ -18,7 +18,7 @@ from experiments.config import DATA_SETTINGS, LSTTMConfig
 from experiments.encoders_report import CLICKS, PAST_EVENTS, update_encoders_page
 from experiments.encoders_report import TABLE as NAME
 from experiments.paired_tests import figures_of_seed
-from experiments.parts import FinishedPart, PartSpec
+from experiments.parts import FinishedPart, PartSpec, pooled_days
 from experiments.results_table import RunPredictions
 from experiments.run_parts import DataSource, PartRunner, missing_parts, run_parts
 from experiments.search import GAUC, SEARCH_FILE, chosen
@@ -334,19 +334,17 @@ class EncodersTable:
         self, name: str, specs: Sequence[PartSpec], parts: Sequence[FinishedPart]
     ) -> dict[int, RunPredictions]:
         """Put the days of each seed together."""
-        pooled = {}
-        for seed in dict.fromkeys(spec.seed for spec in specs):
-            days = [
-                part.predictions("none", run=NAME, model=name, data=spec.data, seed=seed)
-                for spec, part in zip(specs, parts, strict=True)
-                if spec.seed == seed
-            ]
-            columns = {
-                column: np.concatenate([getattr(day, column) for day in days])
-                for column in ("label", "score", "user", "item", "time")
-            }
-            pooled[seed] = RunPredictions(NAME, name, self.config.data, seed, **columns)
-        return pooled
+        return {
+            seed: pooled_days(
+                [part for spec, part in zip(specs, parts, strict=True) if spec.seed == seed],
+                "none",
+                run=NAME,
+                model=name,
+                data=self.config.data,
+                seed=seed,
+            )
+            for seed in dict.fromkeys(spec.seed for spec in specs)
+        }
 
     def _scores(self, name: str, seeds: Mapping[int, RunPredictions]) -> dict[str, MethodScores]:
         """Return scores of all clicks, and of those of users by their number of past events."""

@@ -17,7 +17,7 @@ from experiments.config import DATA_SETTINGS, ItemRateConfig, NeuralConfig, SMLM
 from experiments.lsttm_report import draw_hours
 from experiments.main_inputs import AsOf
 from experiments.paired_tests import figures_of_seed, pairwise_tests
-from experiments.parts import FinishedPart, PartSpec
+from experiments.parts import FinishedPart, PartSpec, pooled_days
 from experiments.results_table import RunPredictions, read_lines, write_lines
 from experiments.run_parts import DataSource, PartRunner, missing_parts, run_parts
 from experiments.search import (
@@ -405,16 +405,10 @@ class LSTTMTable:
         pooled: dict[Form, list[RunPredictions]] = {form: [] for form in forms}
         for form in forms:
             for seed in dict.fromkeys(spec.seed for spec, _ in parts):
-                days = [
-                    part.predictions(form, run="table", model=model, data=self.config.data_name, seed=seed)
-                    for spec, part in parts
-                    if spec.seed == seed
-                ]
-                columns = {
-                    column: np.concatenate([getattr(day, column) for day in days])
-                    for column in ("label", "score", "user", "item", "time")
-                }
-                pooled[form].append(RunPredictions("table", model, self.config.data_name, seed, **columns))
+                days = [part for spec, part in parts if spec.seed == seed]
+                pooled[form].append(
+                    pooled_days(days, form, run="table", model=model, data=self.config.data_name, seed=seed)
+                )
         return pooled
 
     def _figures(

@@ -8,7 +8,7 @@ configuration, and is taken up only where that agrees with today's.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,18 @@ class FinishedPart:
             score=frame[f"score_{form}"].to_numpy(),
             **{name: frame[name].to_numpy() for name in names},
         )
+
+
+def pooled_days(
+    parts: Sequence[FinishedPart], form: str, *, run: str, model: str, data: str, seed: int
+) -> RunPredictions:
+    """Return the scores of one form of update of several test days of a seed, one day behind the other."""
+    days = [part.predictions(form, run=run, model=model, data=data, seed=seed) for part in parts]
+    columns = {
+        column: np.concatenate([getattr(day, column) for day in days])
+        for column in ("label", "score", "user", "item", "time")
+    }
+    return RunPredictions(run, model, data, seed, **columns)
 
 
 class PartStore:

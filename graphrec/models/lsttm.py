@@ -121,8 +121,7 @@ class ShortTermGraph(nn.Module):
     def train(self, mode: bool = True) -> "ShortTermGraph":
         """Switch dropout on or off, but leave it off in encoders that do not learn."""
         super().train(mode)
-        for encoder in self.encoders.values():
-            encoder.train(mode and any(parameter.requires_grad for parameter in encoder.parameters()))
+        _train_learning(self.encoders, mode)
         return self
 
     def _input(self, embedding: FieldEmbedding, fields: NodeFields, dense: Tensor) -> Tensor | FieldInput:
@@ -190,7 +189,9 @@ def _check_tables(
 class LongTermGraph(nn.Module):
     """ID embeddings of users and all items in one space, and graph attention over random neighbours (3.3).
 
-    Rows beyond the known nodes (unseen IDs) have vectors of their own like any other.
+    Rows beyond the known nodes (unseen IDs) have vectors of their own like any other. Node types with an
+    encoder have a linear map of its vectors added to their embeddings, which is beyond the paper; the caller
+    computes these vectors (``graphrec.training.long_term``).
     """
 
     def __init__(
@@ -200,8 +201,13 @@ class LongTermGraph(nn.Module):
         channels: int = 16,
         num_layers: int = 2,
         self_term: bool = False,
+        encoders: Mapping[NodeType, NodeEncoder[Any]] | None = None,
     ) -> None:
         super().__init__()
+        encoders = {} if encoders is None else encoders
+        unknown = sorted(set(encoders) - set(num_nodes))
+        if unknown:
+            raise ValueError(f"encoders are of node types {list(num_nodes)}, got {unknown}")
         self.embedding = nn.ModuleDict(
             {name: nn.Embedding(count, channels) for name, count in num_nodes.items()}
         )
@@ -215,16 +221,44 @@ class LongTermGraph(nn.Module):
             activation=None,
             self_term=self_term,
         )
+        self.encoders = nn.ModuleDict(encoders)
+        self.encoder_projection = nn.ModuleDict(
+            {name: nn.Linear(one.out_channels, channels, bias=False) for name, one in encoders.items()}
+        )
 
     def forward(
         self,
         node: Mapping[NodeType, Int64[Tensor, " _"]],
         neighbors: Mapping[NodeType, NodeNeighbors],
         num_nodes_after_hop: Mapping[NodeType, Sequence[int]],
+        encoded: Mapping[NodeType, Float[Tensor, "_ _"]] | None = None,
     ) -> dict[NodeType, Tensor]:
-        """Return the long-term vectors of the seeds of both node types, (num distinct seeds, channels)."""
+        """Return the long-term vectors of the seeds of both node types, (num distinct seeds, channels).
+
+        Args:
+            node: rows of each type's table, all of the subgraph's.
+            neighbors: of the rows, from ``merge_neighbors``.
+            num_nodes_after_hop: the subgraph's own.
+            encoded: the encoders' vectors of all rows, of each node type with an encoder.
+
+        """
         x = {name: table(node[name]) for name, table in self.embedding.items()}
+        for name, projection in self.encoder_projection.items():
+            assert encoded is not None, "node types with an encoder need its vectors"
+            x[name] = x[name] + projection(encoded[name])
         return self.gat(x, neighbors, num_nodes_after_hop)
+
+    def train(self, mode: bool = True) -> "LongTermGraph":
+        """Switch dropout on or off, but leave it off in encoders that do not learn."""
+        super().train(mode)
+        _train_learning(self.encoders, mode)
+        return self
+
+
+def _train_learning(encoders: nn.ModuleDict, mode: bool) -> None:
+    """Put encoders into training or evaluation mode, those that do not learn always into the latter."""
+    for encoder in encoders.values():
+        encoder.train(mode and any(parameter.requires_grad for parameter in encoder.parameters()))
 
 
 class LSTTM(nn.Module):

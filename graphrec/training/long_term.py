@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
+from graphrec.encoders.base import NodeEncoder
+from graphrec.encoders.input_reader import InputReader
 from graphrec.losses import neighbor_similarity_loss, walk_pairs
 from graphrec.models.lsttm import SOURCE_TYPE, LongTermGraph
 from graphrec.nn.bipartite_gat import merge_neighbors
@@ -31,6 +33,8 @@ from samplers import (
     random_walks,
 )
 from samplers.multi_hop import Strategy
+
+ENCODED_AT_ONCE = 4096  # nodes, where no gradient is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,40 @@ class LongTermConfig:
 
 
 @dataclass(frozen=True, eq=False)
+class LongTermEncoder:
+    """A node-feature encoder of one node type in the long-term graph, beyond the paper.
+
+    Every node of a sampled subgraph is encoded as of the day's start, with gradient where the encoder learns.
+    One whose parameters take no gradient encodes all nodes once a day.
+
+    Attributes:
+        encoder: learns with the module, and so by the loss on walks; ``requires_grad_(False)`` freezes it.
+        reader: of its requests and fields, on a graph with the rows of the long-term graph.
+
+    """
+
+    encoder: NodeEncoder[Any]
+    reader: InputReader
+
+    @property
+    def learns(self) -> bool:
+        """Whether any of its parameters takes a gradient."""
+        return any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def encode(self, node: Int64[Tensor, " num_nodes"], as_of: int) -> Tensor:
+        """Return the vectors of nodes as of a time, on the nodes' device; (num_nodes, out_channels)."""
+        place = node.to(self.reader.graph.device)
+        inputs = self.reader.read(place, torch.full_like(place, as_of))
+        vectors: Tensor = self.encoder(self.encoder.prepare(inputs).to(node.device))
+        return vectors
+
+    @torch.no_grad()
+    def encode_in_pieces(self, node: Int64[Tensor, " num_nodes"], as_of: int) -> Tensor:
+        """Return the same without a gradient, some nodes at a time."""
+        return torch.cat([self.encode(some, as_of) for some in node.split(ENCODED_AT_ONCE)])
+
+
+@dataclass(frozen=True, eq=False)
 class LongTermSnapshots:
     """The vectors of all nodes as of the start of each day; the last row of a table is for unseen IDs.
 
@@ -118,6 +156,7 @@ def train_long_term(
     device: torch.device,
     checkpoint: Path | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    encoders: Mapping[NodeType, LongTermEncoder] | None = None,
 ) -> tuple[LongTermSnapshots, list[float]]:
     """Train day by day and return the snapshots, and the mean loss of each day.
 
@@ -129,14 +168,25 @@ def train_long_term(
         device: where the module is trained; the CSRs must lie there.
         checkpoint: written after each day, and resumed from.
         on_step: called with (steps done, steps in all).
+        encoders: of node types whose nodes have an encoder's vectors beside their embeddings. They read what
+            came before a day. One that was pre-trained on later days brings what it learned there into the
+            snapshots of earlier ones: pre-train it on what came before the first.
+
+    Raises:
+        ValueError: the days do not rise, or an encoder is of another node type.
 
     """
     if list(days) != sorted(set(days)):
         raise ValueError(f"days must be ascending and distinct, got {list(days)}")
     csrs = pool_edges(csrs)
     torch.manual_seed(config.random_seed)
+    vectors_of = _EncodedNodes({} if encoders is None else encoders, num_nodes)
     model = LongTermGraph(
-        num_nodes, channels=config.channels, num_layers=config.num_layers, self_term=config.self_term
+        num_nodes,
+        channels=config.channels,
+        num_layers=config.num_layers,
+        self_term=config.self_term,
+        encoders={name: one.encoder for name, one in vectors_of.encoders.items()},
     ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     kept: dict[NodeType, list[Tensor]] = {name: [] for name in num_nodes}
@@ -153,10 +203,11 @@ def train_long_term(
         done = config.first_steps + (index - 1) * config.steps if index else 0
         losses.append(0.0)
         for step in range(num_steps):
-            losses[-1] += _step(model, optimizer, csrs, days[index], config, epoch=done + step) / num_steps
+            loss = _step(model, optimizer, csrs, days[index], config, vectors_of, epoch=done + step)
+            losses[-1] += loss / num_steps
             if on_step is not None:
                 on_step(done + step + 1, total)
-        for name, vectors in _encode(model, csrs, num_nodes, days[index], config).items():
+        for name, vectors in _encode(model, csrs, num_nodes, days[index], config, vectors_of).items():
             kept[name].append(vectors.cpu())
         if checkpoint is not None:
             state = {
@@ -202,6 +253,7 @@ def _step(
     csrs: Mapping[EdgeType, TemporalCSR],
     as_of: int,
     config: LongTermConfig,
+    vectors_of: "_EncodedNodes",
     *,
     epoch: int,
 ) -> float:
@@ -236,7 +288,8 @@ def _step(
     for name in node_types:
         node = row[(row >= offset[name]) & (row < offset[name] + sizes[name])] - offset[name]
         seeds[name] = node
-    vectors = _forward(model, csrs, seeds, as_of, config, epoch=epoch)
+    model.train()
+    vectors = _forward(model, csrs, seeds, as_of, config, vectors_of, epoch=epoch)
     x = torch.cat([vectors[name] for name in node_types])
     num_pairs = pair.shape[1]
     loss = neighbor_similarity_loss(
@@ -254,6 +307,7 @@ def _forward(
     node: Mapping[NodeType, Tensor],
     as_of: int,
     config: LongTermConfig,
+    vectors_of: "_EncodedNodes",
     *,
     epoch: int,
 ) -> dict[NodeType, Tensor]:
@@ -262,7 +316,8 @@ def _forward(
     seeds = {name: (ids, torch.full_like(ids, as_of)) for name, ids in node.items()}
     subgraph = sampler.sample(seeds, epoch=epoch)
     neighbors = {name: merge_neighbors(subgraph, name, list(csrs)) for name in SOURCE_TYPE}
-    vectors: dict[NodeType, Tensor] = model(subgraph.node, neighbors, subgraph.num_nodes_after_hop)
+    encoded = vectors_of(subgraph.node, as_of)
+    vectors: dict[NodeType, Tensor] = model(subgraph.node, neighbors, subgraph.num_nodes_after_hop, encoded)
     return {name: vectors[name][subgraph.seed_index[name]] for name in node}
 
 
@@ -273,14 +328,41 @@ def _encode(
     num_nodes: Mapping[NodeType, int],
     as_of: int,
     config: LongTermConfig,
+    vectors_of: "_EncodedNodes",
 ) -> dict[NodeType, Tensor]:
     """Vectors of all nodes as of a day. The row of unseen IDs has no edges: it is its own embedding's."""
     device = next(model.parameters()).device
     known = {name: torch.arange(count - 1, device=device) for name, count in num_nodes.items()}
     # more neighbours than in training: the snapshot is taken once a day, and less noise is better
     wide = replace(config, num_neighbors=max(config.num_neighbors, 30))
-    vectors = _forward(model, csrs, known, as_of, wide, epoch=0)
+    model.eval()
+    vectors = _forward(model, csrs, known, as_of, wide, vectors_of, epoch=0)
     return {name: torch.cat([table, torch.zeros_like(table[:1])]) for name, table in vectors.items()}
+
+
+class _EncodedNodes:
+    """The encoders' vectors of a subgraph's nodes; a frozen encoder's of all nodes, once a day."""
+
+    def __init__(
+        self, encoders: Mapping[NodeType, LongTermEncoder], num_nodes: Mapping[NodeType, int]
+    ) -> None:
+        self.encoders, self.num_nodes = encoders, num_nodes
+        self.of_day: dict[NodeType, tuple[int, Tensor]] = {}
+
+    def __call__(self, node: Mapping[NodeType, Tensor], as_of: int) -> dict[NodeType, Tensor]:
+        found = {}
+        for name, one in self.encoders.items():
+            if one.learns:
+                encode = one.encode if torch.is_grad_enabled() else one.encode_in_pieces
+                found[name] = encode(node[name], as_of)
+                continue
+            day, vectors = self.of_day.get(name, (None, node[name]))
+            if day != as_of:
+                every = torch.arange(self.num_nodes[name], device=node[name].device)
+                vectors = one.encode_in_pieces(every, as_of)
+                self.of_day[name] = as_of, vectors
+            found[name] = vectors[node[name]]
+        return found
 
 
 def _strategy(config: LongTermConfig) -> Strategy:

@@ -245,7 +245,9 @@ def test_simulated_lives_are_views_of_items_with_texts(simulated):
     (edge_type,) = simulated.edge_types
     assert graph.num_events == len(graph.edges(edge_type).time) == WORLD.num_external_events
     assert graph.ids["item"].num_ids == WORLD.num_external_items
-    assert simulated.words["text"].list.len().to_list() == [WORLD.words_per_item] * WORLD.num_external_items + [0]
+    assert simulated.words["text"].list.len().to_list() == [
+        WORLD.words_per_item
+    ] * WORLD.num_external_items + [0]
     last = int(graph.edges(edge_type).time.max())
     assert (
         0 < simulated.fit_until + 2 * HORIZON * 86_400 - last < 3_600
@@ -425,10 +427,11 @@ def test_a_part_is_found_by_what_decides_it(finished, shop, tmp_path):
     assert content("LURM, logistic regression") == content()
     table = LurmTable(shop, CONFIG, finished.tables[0].work)
     shared = [
-        table.find(row_named(name), "representation", 0) for name in ("LURM", "LURM, logistic regression")
+        table.find(row_named(name, ROWS), "representation", 0)
+        for name in ("LURM", "LURM, logistic regression")
     ]
     assert shared[0].path == shared[1].path
-    assert table.find(row_named("LURM, not trained"), "representation", 0).path != shared[0].path
+    assert table.find(row_named("LURM, not trained", ROWS), "representation", 0).path != shared[0].path
     assert content("LURM, logistic regression", stage="scores") != content(stage="scores")
     assert content("BoI", stage="items") == content(stage="items", smen_epochs=9)
     different = [content(smen_epochs=9), content(item_epochs=9), content("LURM, not trained"), content()]
