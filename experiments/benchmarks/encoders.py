@@ -1,13 +1,15 @@
 """LSTTM with each user encoder trained end to end: peak memory and seconds of a step, by batch and fan-out.
 
 ``python -m experiments.benchmarks.encoders`` writes ``experiments/results/encoders_benchmark.jsonl``. The
-data is KuaiRand-Pure, the day and the sizes those of ``python -m experiments encoders_table``. A case is a
-process that was forked after the data was read: its memory is what it took at most during some steps, less
-what it had before the first. Batches are prepared ahead by a thread, and count. Time is the median over the
-steps of the processor's seconds. On a GPU, where there is one, memory is the GPU's and time the wall's.
+data is KuaiRand-Pure, the day and the sizes those of ``python -m experiments encoders_table``. Memory is what
+the process has at most during some steps, less what it had before the first, when free memory has been given
+back; so the data, the model and what a former case took do not count. Batches are prepared ahead by a thread,
+and count. Time is the median over the steps of the processor's seconds. On a GPU, where there is one, memory
+is the GPU's and time the wall's. Linux alone.
 """
 
 import argparse
+import ctypes
 import gc
 import os
 import statistics
@@ -15,11 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ WARM_UP = 2  # steps that are not timed
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What one process measures.
+    """What is measured at once.
 
     Attributes:
         group: of cases that are compared.
@@ -102,7 +102,6 @@ def measure(day: TestedDay, case: Case) -> dict[str, Any]:
     optimizer = make_optimizer(model.model, model.config.optimizer)
     on_gpu = case.device == "cuda"
     clock, times = time.perf_counter if on_gpu else time.process_time, list[float]()
-    gc.collect()
     with _peak(case.device) as peak:
         for _ in range(WARM_UP + case.num_steps):
             began = clock()
@@ -160,6 +159,8 @@ def _peak(device: str) -> Iterator[list[float]]:
         yield found
         found[0] = peak_mib(device) - before
         return
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free and kept would hide what the block takes
     done, before = threading.Event(), _resident_mib()
 
     def watch() -> None:
@@ -180,13 +181,6 @@ def _resident_mib() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-_day: list[TestedDay] = []  # read once; forked processes share it
-
-
-def _measure_forked(case: Case) -> dict[str, Any]:
-    return measure(_day[0], case)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -197,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--path", help="folder of KuaiRand-Pure; default: the embedded copy")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    _day[:] = [prepare_day(load_inputs(path=options.path), TEST_DAYS[-1])]
+    day = prepare_day(load_inputs(path=options.path), TEST_DAYS[-1])
     out: Path = options.out
     rows, facts = list[dict[str, Any]](), machine_facts()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -205,12 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for case in cases(device):
             if options.group not in (None, case.group):
                 continue
-            if device == "cuda":
-                found = measure(_day[0], case)  # a forked process cannot use it
-            else:
-                with ProcessPoolExecutor(1, get_context("fork")) as pool:
-                    found = pool.submit(_measure_forked, case).result()
-            rows.append({**found, **facts})
+            rows.append({**measure(day, case), **facts})
             write_lines(out, rows)  # after each case: what was measured stays
             print(encoders_benchmark_section(rows[-1:]).splitlines()[-1], flush=True)
     return 0
