@@ -6,7 +6,7 @@ made of parts (``experiments.parts``), so a run goes on where an earlier one sto
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,10 @@ class EncodersConfig:
             raise ValueError("name at least one seed and one job")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class EncodersTable:
     """One run: choice of rates, parts, tables.
 
-    Attributes:
+    Args:
         config: what to run.
         results: folder of the stored result files.
         work: folder of parts and checkpoints; default ``runs/encoders_table/<data>``.
@@ -156,26 +155,23 @@ class EncodersTable:
 
     """
 
-    config: EncodersConfig
-    results: Path = RESULTS
-    work: Path | None = None
-    rows: Sequence[EncoderRow] = ()
-    page: Path | None = PAGE
-    runner: PartRunner = field(init=False)
-
-    def __post_init__(self) -> None:
-        setting = DATA_SETTINGS[self.config.data]
-        source = DataSource(self.config.data, self._folder, self.config.path, setting.period_hours)
-        object.__setattr__(self, "runner", PartRunner(source))
-        for day in self.config.days:
+    def __init__(
+        self,
+        config: EncodersConfig,
+        *,
+        results: Path = RESULTS,
+        work: Path | None = None,
+        rows: Sequence[EncoderRow] | None = None,
+        page: Path | None = PAGE,
+    ) -> None:
+        self.config, self.stored, self.page = config, results, page
+        self.work = Path("runs") / NAME / config.data if work is None else work
+        wanted = {WITHOUT, *(config.rows or (row.name for row in ROWS))}
+        self.rows = [row for row in ROWS if row.name in wanted] if rows is None else list(rows)
+        hours = DATA_SETTINGS[config.data].period_hours
+        self.runner = PartRunner(DataSource(config.data, self.work, config.path, hours))
+        for day in config.days:
             self.runner.inputs.check_window(day)
-        if not self.rows:
-            wanted = {WITHOUT, *(self.config.rows or (row.name for row in ROWS))}
-            object.__setattr__(self, "rows", tuple(row for row in ROWS if row.name in wanted))
-
-    @property
-    def _folder(self) -> Path:
-        return Path("runs") / NAME / self.config.data if self.work is None else self.work
 
     def run(self) -> None:
         """Say what is left, do it, and write the tables."""
@@ -297,20 +293,20 @@ class EncodersTable:
                 found[row.name] = (row, specs, parts)
             else:
                 print(f"left out: {row.name}, {len(parts)} of {len(specs)} parts are finished")
-        own = self._folder / "results"
+        own = self.work / "results"
         tables = marked(self.config.data, self._tables(found))
         folder = put_tables(
             NAME,
             tables,
-            stored=self.results,
+            stored=self.stored,
             own=own,
             has_default_options=not self.config.days and set(self.config.seeds) >= {0, 1, 2},
             replace_stored=self.config.replace_stored,
         )
         shown = folder_to_show(folder, own)
         print(f"{NAME}: {len(found)} of {len(self.rows)} rows, in {shown}", flush=True)
-        if shown == self.results and self.page is not None:
-            update_encoders_page(self.results, self.page)
+        if shown == self.stored and self.page is not None:
+            update_encoders_page(self.stored, self.page)
 
     def _tables(
         self, found: Mapping[str, tuple[EncoderRow, Sequence[PartSpec], Sequence[FinishedPart]]]
@@ -447,4 +443,4 @@ def main(arguments: list[str]) -> int:
     from experiments.resumable import run_resumable
 
     torch.set_num_threads(1)
-    return run_resumable(lambda: EncodersTable(config=tyro.cli(EncodersConfig, args=arguments)).run())
+    return run_resumable(lambda: EncodersTable(tyro.cli(EncodersConfig, args=arguments)).run())

@@ -178,7 +178,7 @@ def finished(folder, tmp_path_factory):
             encoders_table, "LSTTM_ROWS", {encoders_table.BASE: replace(base, config=small, space={})}
         )
         table = EncodersTable(
-            config=EncodersConfig(path=str(folder), days=("2022-05-04",), seeds=(0, 1), replace_stored=True),
+            EncodersConfig(path=str(folder), days=("2022-05-04",), seeds=(0, 1), replace_stored=True),
             results=tmp_path_factory.mktemp("results"),
             work=tmp_path_factory.mktemp("work"),
             rows=TINY_ROWS,
@@ -189,7 +189,7 @@ def finished(folder, tmp_path_factory):
 
 
 def test_every_row_has_its_figures_and_costs(finished):
-    figures = read_lines(finished.results / "encoders_table.jsonl")
+    figures = read_lines(finished.stored / "encoders_table.jsonl")
     names = [row.name for row in TINY_ROWS]
     for family in (CLICKS, PAST_EVENTS):
         assert [*dict.fromkeys(line["method"] for line in figures if line["family"] == family)] == names
@@ -198,7 +198,7 @@ def test_every_row_has_its_figures_and_costs(finished):
     whole = next(line for line in of_row if line["figure"] == "all" and line["metric"] == "auc")
     buckets = [line for line in of_row if line["family"] == PAST_EVENTS]
     assert sum(line["num_queries"] for line in buckets) == whole["num_queries"]
-    rows = {line["method"]: line for line in read_lines(finished.results / "encoders_table.rows.jsonl")}
+    rows = {line["method"]: line for line in read_lines(finished.stored / "encoders_table.rows.jsonl")}
     assert rows[WITHOUT]["rate"] is None
     assert set(rows["DUPN, end to end"]["validation"]) == {"0.0002", "0.001"}
     assert all(row["cpu_seconds"] > 0 and row["num_parameters"] > 0 for row in rows.values())
@@ -206,14 +206,14 @@ def test_every_row_has_its_figures_and_costs(finished):
 
 def test_validation_chooses_the_better_rate(finished):
     row = TINY_ROWS[1]
-    described = read_lines(finished.results / "encoders_table.rows.jsonl")[1]
+    described = read_lines(finished.stored / "encoders_table.rows.jsonl")[1]
     best = max(described["validation"], key=described["validation"].get)
     assert finished.rate_of(row) == float(best) == described["rate"]
     assert {s.model.optimizer.encoder_learning_rate for s in finished.specs(row)} == {float(best)}
 
 
 def test_tests_are_of_the_row_without_against_each_other(finished):
-    tests = read_lines(finished.results / "encoders_table.tests.jsonl")
+    tests = read_lines(finished.stored / "encoders_table.tests.jsonl")
     assert {test["method"] for test in tests} == {WITHOUT}
     assert {test["other"] for test in tests} == {row.name for row in TINY_ROWS[1:]}
 
@@ -236,14 +236,14 @@ def test_past_events_are_those_of_the_graph_before_the_period(finished):
 
 def test_a_second_run_trains_nothing_and_the_page_shows_the_rows(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(encoders_table, "run_parts", lambda runner, specs, **_: specs or None)
-    before = (finished.results / "encoders_table.jsonl").read_text()
+    before = (finished.stored / "encoders_table.jsonl").read_text()
     finished.run()
-    assert (finished.results / "encoders_table.jsonl").read_text() == before
+    assert (finished.stored / "encoders_table.jsonl").read_text() == before
     assert "0.0 CPU hours left" in capsys.readouterr().out
     page = tmp_path / "encoders_table.md"
     names = ("kuairand", "frozen_users")
     page.write_text("".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in names))
-    update_encoders_page(finished.results, page)
+    update_encoders_page(finished.stored, page)
     text = page.read_text()
     for row in TINY_ROWS:
         assert text.count(f"| {row.name} |") >= 3
