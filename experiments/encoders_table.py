@@ -43,9 +43,9 @@ from experiments.user_encoders import (
 )
 from graph_builders.splits import day_bounds
 from graphrec.evaluation import auc
+from graphrec.evaluation.history import past_events
 from graphrec.training.long_term import LongTermConfig
 from graphrec.training.online import OnlineConfig
-from samplers import count_edges
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "encoders_table.md"
@@ -374,11 +374,8 @@ class EncodersTable:
         user = torch.from_numpy(shown.user.astype(np.int64))
         time = torch.from_numpy(shown.time.astype(np.int64)) * inputs.units_per_second + inputs.utc_offset
         as_of = time // inputs.period * inputs.period - inputs.utc_offset
-        count = torch.zeros_like(user)
-        for edge_type, csr in inputs.graph.csrs().items():
-            if edge_type[2] == "user":
-                count += count_edges(csr, user, as_of)
-        return count.numpy()
+        count: np.ndarray = past_events(inputs.graph, "user", user, as_of).numpy()
+        return count
 
     def _click_figures(self, name: str, seeds: Mapping[int, RunPredictions]) -> list[dict[str, Any]]:
         """Return AUC by hour, of all hours and of the parts of a day, and GAUC."""

@@ -236,11 +236,20 @@ class FrozenUsers:
         return (*self.data.families, TaskFamily(name=PREFERENCE, tasks=thin, num_tuned=len(thin)))
 
     @cached_property
-    def asked(self) -> tuple[Tensor, Tensor]:
-        """User and time of the queries of all tasks, each once."""
+    def queries(self) -> pl.DataFrame:
+        """``user_id`` and ``time`` of the queries of all tasks, each once, by time and user."""
         frames = [task.queries.select("user_id", "time") for one in self.families for task in one.tasks]
-        queries = pl.concat(frames).unique().sort("time", "user_id")
-        return self._user(queries), times_of(queries)
+        return pl.concat(frames).unique().sort("time", "user_id")
+
+    @cached_property
+    def asked(self) -> tuple[Tensor, Tensor]:
+        """User and time of ``queries``."""
+        return self._user(self.queries), times_of(self.queries)
+
+    @cached_property
+    def digests(self) -> dict[str, list[str]]:
+        """Of each family's tasks."""
+        return {one.name: [task_digest(task) for task in one.tasks] for one in self.families}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -296,7 +305,7 @@ class FrozenUsers:
         content = {
             "protocol": 1,
             "data": self.fingerprint,
-            "tasks": [task_digest(task) for task in family.tasks],
+            "tasks": self.digests[family.name],
             "encoders": {
                 str(name): None if one is None else changed_fields(one) for name, one in used.items()
             },
@@ -390,9 +399,7 @@ class FrozenUsers:
                 return encoder.state_dict()
 
             encoder.load_state_dict(kept.read_or_make("weights", pretrained))
-        check = getattr(encoder, "check_before", None)
-        if check is not None:
-            check(until)
+        encoder.check_before(until)
         return precompute(encoder, source.reader(encoder), *self.asked, batch_size=256)
 
     def _usage(self, seed: int) -> tuple[pl.DataFrame, Callable[[], Mapping[str, SupervisedTask]]]:
@@ -449,10 +456,10 @@ class FrozenUsers:
         return tfidf.transform(counts(*self.asked))
 
     def _place(self, task: DownstreamTask) -> Tensor:
-        """Return where each query of a task stands among all asked."""
-        node, time = self.asked
-        place = PrecomputedVectors(node, time, torch.arange(len(node), dtype=torch.float64)[:, None])
-        return place.look_up(self._user(task.queries), times_of(task.queries))[:, 0].long()
+        """Return where each query of a task stands in ``queries``."""
+        place = self.queries.with_row_index("place")
+        found = task.queries.join(place, on=["user_id", "time"], how="left", maintain_order="left")
+        return torch.from_numpy(found["place"].cast(pl.Int64).to_numpy().copy())
 
     def _user(self, queries: pl.DataFrame) -> Tensor:
         return self.data.graph.ids["user"].rows(queries["user_id"])

@@ -133,9 +133,7 @@ def trained_encoder(
             return encoder.state_dict()
 
         encoder.load_state_dict(kept.read_or_make("weights", pretrained))
-    check = getattr(encoder, "check_before", None)
-    if check is not None:
-        check(until)
+    encoder.check_before(until)
     if config.learning == "frozen":
         shown = inputs.data.impressions.time < scored_until
         node, time = inputs.data.impressions.user[shown], inputs.data.as_of[shown]

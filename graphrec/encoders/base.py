@@ -148,3 +148,13 @@ class NodeEncoder(nn.Module, ABC, Generic[Prepared]):
     @abstractmethod
     def forward(self, prepared: Prepared) -> Tensor:
         """Return a vector for each query; (num_queries, out_channels)."""
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if what the encoder was fitted on may hold anything at or after the first label.
+
+        An encoder that keeps no time until which it was fitted has nothing to check.
+
+        Raises:
+            ValueError: it was fitted on data until a later time than ``label_start``.
+
+        """

@@ -123,9 +123,7 @@ class JoinedEncoders(NodeEncoder[JoinedInputs]):
 
         """
         for _, encoder in self._each():
-            check = getattr(encoder, "check_before", None)
-            if check is not None:
-                check(label_start)
+            encoder.check_before(label_start)
 
     def train(self, mode: bool = True) -> "JoinedEncoders":
         """Switch dropout on or off, but leave it off in encoders that do not learn."""

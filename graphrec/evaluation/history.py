@@ -7,6 +7,7 @@ from jaxtyping import Int16, Int64
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
     from graph_builders import BehaviorGraph
 
@@ -28,6 +29,30 @@ def bucket_of(
 ) -> Int16[np.ndarray, " num_rows"]:
     """Return the bucket of each count, from 0."""
     return (np.searchsorted(np.asarray(least), count, side="right") - 1).astype(np.int16)
+
+
+def past_events(graph: "BehaviorGraph", node_type: str, node: "Tensor", time: "Tensor") -> "Tensor":
+    """Return how many events of any relation each node had that were known strictly before its time.
+
+    Args:
+        graph: the behaviour graph.
+        node_type: ``user`` or ``item``.
+        node: rows of the type, int64, (num_queries,).
+        time: of each, int64, in the graph's time resolution.
+
+    Returns:
+        int64, (num_queries,).
+
+    """
+    import torch
+
+    from samplers import count_edges
+
+    count = torch.zeros_like(node)
+    for edge_type, csr in graph.csrs().items():
+        if edge_type[2] == node_type:
+            count += count_edges(csr, node, time)
+    return count
 
 
 class HistorySlicer:
@@ -59,8 +84,6 @@ class HistorySlicer:
         """
         import torch
 
-        from samplers import count_edges
-
         try:
             node = self.graph.ids[self.node_type].rows(frame[self.node_type])
         except ValueError as error:
@@ -68,8 +91,4 @@ class HistorySlicer:
         unit = _MILLISECONDS[self.graph.time_resolution]
         # a graph in seconds: an event of second s happened before t ms if s * 1000 < t, so t is rounded up
         time = torch.from_numpy(-(-frame["time_ms"].to_numpy() // unit))
-        count = torch.zeros_like(node)
-        for edge_type, csr in self.graph.csrs().items():
-            if edge_type[2] == self.node_type:
-                count += count_edges(csr, node, time)
-        return bucket_of(count.numpy())
+        return bucket_of(past_events(self.graph, self.node_type, node, time).numpy())
