@@ -81,11 +81,11 @@ def encoders_section(results: Path, data: str) -> str:
             "### Costs",
             "",
             "Processor seconds of a seed and test day on one thread: pre-training, vectors computed "
-            "beforehand, training, scoring. The rate of the encoder's weights is the better one on the "
-            "validation day.",
+            "beforehand, training, scoring; and the most memory of all that above the data's. The rate of "
+            "the encoder's weights is the better one on the validation day.",
             "",
-            "| | seconds | parameters | rate | validation AUC by rate |",
-            "| --- | ---: | ---: | ---: | --- |",
+            "| | seconds | peak MiB | parameters | rate | validation AUC by rate |",
+            "| --- | ---: | ---: | ---: | ---: | --- |",
             *(_cost(row) for row in rows),
         ]
     ).rstrip()
@@ -164,4 +164,6 @@ def _sizes(buckets: Sequence[Mapping[str, Any]]) -> str:
 def _cost(row: Mapping[str, Any]) -> str:
     rate = "" if row["rate"] is None or not row["validation"] else f"{row['rate']:g}"
     trials = ", ".join(f"{name}: {value:.4f}" for name, value in row["validation"].items())
-    return f"| {row['method']} | {row['cpu_seconds']:,.0f} | {row['num_parameters']:,} | {rate} | {trials} |"
+    peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:,}"
+    cells = [row["method"], f"{row['cpu_seconds']:,.0f}", peak, f"{row['num_parameters']:,}", rate, trials]
+    return f"| {' | '.join(cells)} |"

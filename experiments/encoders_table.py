@@ -420,11 +420,13 @@ class EncodersTable:
                 if value is not None
             }
         seconds = [part.cpu_seconds + part.earlier_seconds for part in parts]
+        peaks = [part.peak_mib for part in parts if part.peak_mib is not None]
         return {
             "method": row.name,
             "rate": None if row.features is None else self.rate_of(row),
             "validation": trials,
             "cpu_seconds": round(float(np.mean(seconds)), 1),
+            "peak_mib": round(float(np.median(peaks))) if peaks else None,
             "num_parameters": parts[-1].num_parameters,
             "days": list(dict.fromkeys(spec.day for spec in specs)),
             "seeds": list(dict.fromkeys(spec.seed for spec in specs)),

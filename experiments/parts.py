@@ -88,6 +88,7 @@ class FinishedPart:
         earlier_seconds: processor time of pre-training that was done for an earlier part.
         num_rows: impressions scored.
         num_parameters: 0 for a model without a network.
+        peak_mib: most memory above what the inputs take; None where it was not measured.
 
     """
 
@@ -99,6 +100,7 @@ class FinishedPart:
     earlier_seconds: float
     num_rows: int
     num_parameters: int
+    peak_mib: float | None = None
 
     @property
     def forms(self) -> list[str]:
@@ -146,14 +148,22 @@ class PartStore:
         facts = json.loads(path.read_text())
         if not agrees(facts.pop("configuration"), spec.configuration()):
             return None
-        names = {f.name for f in fields(FinishedPart)} - {"path"}
+        names = {f.name for f in fields(FinishedPart)} & set(facts)
         return FinishedPart(path=path.with_suffix(".parquet"), **{name: facts[name] for name in names})
 
     def checkpoint(self, spec: PartSpec) -> Path:
         """Return where the training of an unfinished part keeps its checkpoint."""
         return self.folder / "checkpoints" / f"{spec.key(self.fingerprint)}.pt"
 
-    def write(self, spec: PartSpec, day: TestedDay, scores: Scores, *, cpu_seconds: float) -> None:
+    def write(
+        self,
+        spec: PartSpec,
+        day: TestedDay,
+        scores: Scores,
+        *,
+        cpu_seconds: float,
+        peak_mib: float | None = None,
+    ) -> None:
         """Write the scores, then the file that marks the part as finished."""
         self.folder.mkdir(parents=True, exist_ok=True)
         shown = day.data.impressions.select(rows_between(day.data, day.start, day.end))
@@ -180,6 +190,7 @@ class PartStore:
             **{f"{name}_seconds": seconds for name, seconds in asdict(scores.timings).items()},
             "num_rows": len(frame),
             "num_parameters": scores.num_parameters,
+            "peak_mib": peak_mib,
             "curve": [vars(point) for point in scores.curve],
         }
         temporary = path.with_suffix(".json.tmp")

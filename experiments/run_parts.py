@@ -15,6 +15,7 @@ from experiments.config import DATA_SETTINGS, LSTTMConfig
 from experiments.inputs import load_inputs
 from experiments.main_inputs import AsOf
 from experiments.parts import PartSpec, PartStore
+from experiments.peak_memory import PeakMemory
 from experiments.preferences import kept_preferences, preference_config
 from experiments.protocol import run_model
 from experiments.simple_models import TreesOnDay
@@ -58,7 +59,7 @@ class PartRunner:
         """Compute a part, write it and return its processor seconds, those of the long-term module too."""
         began = time.process_time()
         snapshots, day = self.snapshots(spec), self.day(spec.day)
-        ready = time.process_time()
+        ready, memory = time.process_time(), PeakMemory(self.device)
         scores = run_model(
             day,
             spec.model,
@@ -70,7 +71,7 @@ class PartRunner:
             checkpoint=self.store.checkpoint(spec),
         )
         end = time.process_time()
-        self.store.write(spec, day, scores, cpu_seconds=end - ready)
+        self.store.write(spec, day, scores, cpu_seconds=end - ready, peak_mib=memory.mib())
         return end - began
 
     def snapshots(self, spec: PartSpec) -> LongTermSnapshots | None:

@@ -11,6 +11,7 @@ from experiments.daily_job import DailyJobConfig, run_daily_job
 from experiments.encoders_report import CLICKS, PAST_EVENTS, update_encoders_page
 from experiments.encoders_table import KINDS, ROWS, WITHOUT, EncoderRow, EncodersConfig, EncodersTable
 from experiments.inputs import load_inputs
+from experiments.peak_memory import RESET
 from experiments.protocol import NeuralOnDay, prepare_day
 from experiments.results_table import read_lines
 from experiments.user_encoder_training import encoded_users, trained_encoder, training_queries
@@ -204,6 +205,7 @@ def test_every_row_has_its_figures_and_costs(finished):
     assert rows[WITHOUT]["rate"] is None
     assert set(rows["DUPN, end to end"]["validation"]) == {"0.0002", "0.001"}
     assert all(row["cpu_seconds"] > 0 and row["num_parameters"] > 0 for row in rows.values())
+    assert all(row["peak_mib"] is not None for row in rows.values()) or not RESET.exists()
 
 
 def test_validation_chooses_the_better_rate(finished):
