@@ -272,6 +272,12 @@ class Similarity(nn.Module, ABC):
     ) -> Float[Tensor, " num_queries"]:
         """Return the logit of a 1 for each query; both labels must be among the examples'."""
 
+    def condense(
+        self, support: Float[Tensor, "num_support channels"], label: Float[Tensor, " num_support"]
+    ) -> tuple[Float[Tensor, "num_kept channels"], Float[Tensor, " num_kept"]]:
+        """Return fewer examples, with their labels, that give every query the same logit; here all."""
+        return support, label
+
 
 class RelationModule(Similarity):
     r"""The similarity f: a fully connected ReLU network on pairs of embeddings.
@@ -334,9 +340,16 @@ class PrototypeSimilarity(Similarity):
         label: Float[Tensor, " num_support"],
     ) -> Float[Tensor, " num_queries"]:
         """Return how much nearer each query is to the positives' mean than to the negatives'."""
-        prototypes = torch.stack([support[label == value].mean(dim=0) for value in (0.0, 1.0)])
+        prototypes, _ = self.condense(support, label)
         distance = (query[:, None] - prototypes).square().sum(dim=-1)
         return distance[:, 0] - distance[:, 1]
+
+    def condense(
+        self, support: Float[Tensor, "num_support channels"], label: Float[Tensor, " num_support"]
+    ) -> tuple[Float[Tensor, "num_kept channels"], Float[Tensor, " num_kept"]]:
+        """Return the mean embeddings of both classes: nothing else of the examples is compared with."""
+        means = torch.stack([support[label == value].mean(dim=0) for value in (0.0, 1.0)])
+        return means, label.new_tensor([0.0, 1.0])
 
 
 def weighted_label_logit(

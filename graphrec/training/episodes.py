@@ -201,6 +201,7 @@ def predict_few_shot(
     """
     _check_examples(support, label)
     similarity.eval()
+    support, label = similarity.condense(support, label)
     rows = embedding.split(max(max_pairs // len(support), 1))
     return torch.cat([embedding.new_zeros(0), *(similarity(part, support, label) for part in rows)])
 

@@ -46,6 +46,21 @@ class MinusDistance(Similarity):
         return weighted_label_logit(-(query - support.T).abs(), label)
 
 
+def test_prototypes_are_made_once_however_many_rows_are_scored():
+    torch.manual_seed(0)
+    query, support, label = torch.randn(50, 3), torch.randn(200, 3), (torch.rand(200) < 0.3).float()
+    asked = []
+
+    class Counted(PrototypeSimilarity):
+        def forward(self, query, support, label):
+            asked.append(len(query))
+            return super().forward(query, support, label)
+
+    found = predict_few_shot(Counted(), query, support, label, max_pairs=200)
+    assert torch.equal(found, PrototypeSimilarity()(query, support, label))
+    assert asked == [50], "a row is compared with two means, not with 200 examples"
+
+
 def test_an_episode_holds_examples_of_each_class_of_each_task():
     sampler = EpisodeSampler(LABEL, CONFIG)
     seen = set()
