@@ -10,9 +10,11 @@ from experiments.search import GAUC
 from experiments.task_report import difference_cell, figure_cell, task_table
 
 TABLE, FROZEN_USERS = "encoders_table", "frozen_users"
-BENCHMARK = "encoders_benchmark.jsonl"
+BENCHMARK, STALE = "encoders_benchmark.jsonl", "stale_vectors.jsonl"
 DATA = ("kuairand",)
-CLICKS, PAST_EVENTS = "clicks", "clicks by the user's past events"
+CLICKS, GROUPED, PAST_EVENTS = "clicks", "clicks of a user and period", "clicks by the user's past events"
+FAMILIES = (CLICKS, GROUPED, PAST_EVENTS)
+HOURLY = "mean_hourly_auc"
 
 
 def update_encoders_page(results: Path, page: Path) -> None:
@@ -31,6 +33,9 @@ def update_encoders_page(results: Path, page: Path) -> None:
     measured = read_lines(results / BENCHMARK)
     if measured:
         bodies["benchmark"] = encoders_benchmark_section(measured)
+    stale = read_lines(results / STALE)
+    if stale:
+        bodies["stale"] = stale_vectors_section(stale)
     put_sections({page: bodies})
 
 
@@ -48,20 +53,15 @@ def encoders_section(results: Path, data: str) -> str:
     )
     if not rows:
         return "Nothing has been run yet."
-    clicks = [line for line in figures if line["family"] == CLICKS]
-    buckets = [line for line in figures if line["family"] == PAST_EVENTS]
-    tests_of = {
-        family: [test for test in tests if test["family"] == family] for family in (CLICKS, PAST_EVENTS)
-    }
-    periods = [
-        line["figure"]
-        for line in clicks
-        if line["method"] == rows[0]["method"] and line["metric"] == "mean_hourly_auc"
-    ]
-    headings = {("all", "auc"): "AUC", ("all", GAUC): "GAUC user, period"}
-    headings |= {
-        (name, "mean_hourly_auc"): "hourly AUC" if name == "all" else f"{name} h" for name in periods
-    }
+    clicks, grouped, buckets = (
+        [line for line in figures if line["family"] == family] for family in (CLICKS, GROUPED, PAST_EVENTS)
+    )
+    tests_of = {family: [test for test in tests if test["family"] == family] for family in FAMILIES}
+    hourly = [line["figure"] for line in clicks if line["metric"] == HOURLY]
+    headings = {("all", "auc"): "AUC"}
+    headings |= {(name, HOURLY): "hourly AUC" if name == "all" else f"{name} h" for name in hourly}
+    within = {(line["figure"], GAUC): line["figure"] for line in grouped}
+    within = {column: "GAUC" if name == "all" else f"{name} h" for column, name in within.items()}
     first = clicks[0]
     return "\n".join(
         [
@@ -71,9 +71,18 @@ def encoders_section(results: Path, data: str) -> str:
             *_table(clicks, headings),
             "",
             *_differences(tests_of[CLICKS]),
+            "### Within what one user was shown in one period",
+            "",
+            "GAUC: the mean AUC of the groups of a user's impressions in a period, weighted by impressions; "
+            f"groups of one class are left out. Impressions: {_sizes(grouped)}.",
+            "",
+            *_table(grouped, within),
+            "",
+            *_differences(tests_of[GROUPED]),
             "### By the user's past events",
             "",
-            f"AUC of the impressions whose user had so many events of any kind before: {_sizes(buckets)}.",
+            "AUC of the impressions whose user had clicked or skipped so many videos before: "
+            f"{_sizes(buckets)} impressions.",
             "",
             *_table(buckets, {(line["figure"], "auc"): line["figure"] for line in buckets}),
             "",
@@ -81,8 +90,9 @@ def encoders_section(results: Path, data: str) -> str:
             "### Costs",
             "",
             "Processor seconds of a seed and test day on one thread: pre-training, vectors computed "
-            "beforehand, training, scoring; and the most memory of all that above the data's. The rate of "
-            "the encoder's weights is the better one on the validation day.",
+            "beforehand, training, scoring; the most memory of training and scoring above the data's; the "
+            "parameters that learn. The rate of the encoder's weights is the better one on the validation "
+            "day.",
             "",
             "| | seconds | peak MiB | parameters | rate | validation AUC by rate |",
             "| --- | ---: | ---: | ---: | ---: | --- |",
@@ -123,9 +133,47 @@ def encoders_benchmark_section(rows: Sequence[dict[str, Any]]) -> str:
         )
         name = row["encoder"] + (", checkpoints" if row["checkpoint_activations"] else "")
         cells = [row["group"], name, row["device"], step, row["num_neighbors"], row["nodes"]]
-        cells += [f"{row['milliseconds_a_step']:,.0f}", f"{row['peak_mib']:,.0f}"]
+        cells += [f"{row['milliseconds_a_step']:,.0f}", _mib(row["peak_mib"])]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def stale_vectors_section(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of the table of stored vectors as Markdown."""
+    first = rows[0]
+    lines = [
+        f"Made by `python -m experiments.benchmarks.stale_vectors` on {first['date']}: {first['cpu']}, torch "
+        f"{first['torch']}, one thread; {first['num_rows']:,} impressions of training, {first['epochs']} "
+        f"epochs, one layer of {first['num_neighbors']} neighbours, one seed; AUC of "
+        f"{first['num_scored']:,} impressions of the next day.",
+        "",
+        "| encoder | users beside the impressions' own | CPU s | peak MiB | AUC | in the table | "
+        "error by epoch | mean age, h |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for row in rows:
+        cells = [row["encoder"], _others(row), f"{row['cpu_seconds']:,.0f}", _mib(row["peak_mib"])]
+        cells.append(f"{row['auc']:.4f}")
+        known, age = (row[name][-1] if row[name] else None for name in ("known_share", "mean_age_hours"))
+        cells.append("" if known is None else f"{known:.0%}")
+        cells.append(
+            ", ".join("none" if error is None else f"{error:.2f}" for error in row["relative_error"])
+        )
+        cells.append("" if age is None else f"{age:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _others(row: Mapping[str, Any]) -> str:
+    stored = row["stored"]
+    if row["nodes"] == "all":
+        return "encoded"
+    if stored is None:
+        return "one learned vector"
+    words = f"table of {stored['num_periods']} periods"
+    if stored["max_age_hours"] is not None:
+        words += f", at most {stored['max_age_hours']} h old"
+    return words + (f", {stored['share']:.0%} encoded" if stored["share"] else "")
 
 
 def _table(figures: Sequence[Mapping[str, Any]], headings: Mapping[tuple[str, str], str]) -> list[str]:
@@ -139,31 +187,37 @@ def _table(figures: Sequence[Mapping[str, Any]], headings: Mapping[tuple[str, st
 
 
 def _differences(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not tests:
-        return []
-    names = list(dict.fromkeys(test["figure"] for test in tests))
-    by = {(test["other"], test["figure"]): test for test in tests}
-    found = [
-        f"{tests[0]['method']} minus each row, AUC: 95% interval of a bootstrap over users, p after Holm's "
-        "correction over the rows. Below zero the row is better.",
-        "",
-        f"| | {' | '.join(names)} |",
-        "| --- |" + " --- |" * len(names),
-    ]
-    for method in dict.fromkeys(test["other"] for test in tests):
-        cells = [difference_cell(by.get((method, name))) for name in names]
-        found.append(f"| {method} | {' | '.join(cells)} |")
-    return [*found, ""]
+    found = list[str]()
+    for base in dict.fromkeys(test["method"] for test in tests):
+        own = [test for test in tests if test["method"] == base]
+        names = list(dict.fromkeys(test["figure"] for test in own))
+        by = {(test["other"], test["figure"]): test for test in own}
+        found += [
+            f'"{base}" minus each row, {"GAUC" if own[0]["metric"] == GAUC else "AUC"}: 95% interval of a '
+            "bootstrap over users, p after Holm's correction over the rows. Below zero the row is better.",
+            "",
+            f"| | {' | '.join(names)} |",
+            "| --- |" + " --- |" * len(names),
+        ]
+        for method in dict.fromkeys(test["other"] for test in own):
+            cells = [difference_cell(by.get((method, name))) for name in names]
+            found.append(f"| {method} | {' | '.join(cells)} |")
+        found.append("")
+    return found
 
 
 def _sizes(buckets: Sequence[Mapping[str, Any]]) -> str:
     sizes = {line["figure"]: line["num_queries"] for line in buckets}
-    return ", ".join(f"{name} ({count:,} rows)" for name, count in sizes.items())
+    return ", ".join(f"{name}: {count:,}" for name, count in sizes.items())
 
 
 def _cost(row: Mapping[str, Any]) -> str:
     rate = "" if row["rate"] is None or not row["validation"] else f"{row['rate']:g}"
     trials = ", ".join(f"{name}: {value:.4f}" for name, value in row["validation"].items())
-    peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:,}"
-    cells = [row["method"], f"{row['cpu_seconds']:,.0f}", peak, f"{row['num_parameters']:,}", rate, trials]
+    cells = [row["method"], f"{row['cpu_seconds']:,.0f}", _mib(row["peak_mib"])]
+    cells += [f"{row['num_parameters']:,}", rate, trials]
     return f"| {' | '.join(cells)} |"
+
+
+def _mib(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"

@@ -1,21 +1,22 @@
 """The encoders' table: LSTTM with each user encoder among its features, in each way to train it, and without.
 
 Rows differ in the encoder alone: LSTTM's own options are those that its table's search chose without any, on
-plain batches. The rate of the encoder's weights is chosen for each row on the validation day. Everything is
-made of parts (``experiments.parts``), so a run goes on where an earlier one stopped.
+plain batches, but nothing in most rows counts what a user did before (see ``id_features``). The rate of the
+encoder's weights is chosen for each row on the validation day. Everything is made of parts
+(``experiments.parts``), so a run goes on where an earlier one stopped.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from experiments.config import DATA_SETTINGS, LSTTMConfig
-from experiments.encoders_report import CLICKS, PAST_EVENTS, update_encoders_page
+from experiments.encoders_report import CLICKS, GROUPED, HOURLY, PAST_EVENTS, update_encoders_page
 from experiments.encoders_report import TABLE as NAME
 from experiments.paired_tests import figures_of_seed
 from experiments.parts import FinishedPart, PartSpec, pooled_days
@@ -40,9 +41,12 @@ from experiments.user_encoders import (
     SMENFeatures,
     UserBERTFeatures,
     UserEncoderFeatures,
+    UserFeatures,
 )
+from graph_builders.option_checks import check_choices, check_seeds, check_whole_numbers
 from graph_builders.splits import day_bounds
-from graphrec.evaluation import auc
+from graphrec.evaluation import auc, group_codes, grouped_auc
+from graphrec.evaluation.evaluate import PERIODS_OF_DAY
 from graphrec.evaluation.history import past_events
 from graphrec.training.long_term import LongTermConfig
 from graphrec.training.online import OnlineConfig
@@ -50,9 +54,11 @@ from graphrec.training.online import OnlineConfig
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "encoders_table.md"
 WITHOUT = "ID features alone"
+COUNTED = "counts and preference vectors"
 BASE = "LSTTM without meta"  # of LSTTM's table: its chosen options are every row's
 RATES = (2e-4, 1e-3)  # of the encoder's weights, among which validation chooses
 BUDGET_HOURS = 15.0
+HOUR, DAY = 3_600, 86_400
 BUCKETS: Mapping[str, tuple[int, float]] = {"0": (0, 0), "1-5": (1, 5), "6 or more": (6, np.inf)}
 KINDS: Mapping[str, SingleFeatures] = {
     "heatmap CNN": HeatmapFeatures(),
@@ -70,11 +76,13 @@ class EncoderRow:
     Attributes:
         name: in the table.
         features: the encoder; None for the row without.
+        counted: LSTTM reads what its own table's row reads: past counts, preference vectors, degrees.
 
     """
 
     name: str
     features: UserEncoderFeatures | None = None
+    counted: bool = False
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -100,7 +108,18 @@ ROWS: tuple[EncoderRow, ...] = (
     ),
     *(EncoderRow(name=f"all four, {way}", features=_all_four(way)) for way in WAYS),
     EncoderRow(name="all four, gated, fine-tuned", features=_all_four("fine-tuned", how="gated")),
+    EncoderRow(name=COUNTED, counted=True),
+    EncoderRow(name=f"{COUNTED}, all four, fine-tuned", features=_all_four("fine-tuned"), counted=True),
 )
+
+
+def id_features(config: LSTTMConfig) -> LSTTMConfig:
+    """Return LSTTM on IDs, static fields, its two graphs and nothing that counts what nodes did before.
+
+    Counts and preference vectors are made by hand from the very histories that encoders read.
+    """
+    short_term = replace(config.short_term, degree_features=False)
+    return replace(config, past_counts=False, preference=None, short_term=short_term)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +127,9 @@ class EncodersConfig:
     """What ``python -m experiments encoders_table`` runs.
 
     Attributes:
-        data: data set, out of ``experiments.config.DATA_SETTINGS``.
+        data: data set; the encoders' fields and attributes are KuaiRand-Pure's.
         rows: names of rows; none for all of them. The row without an encoder is always among them.
-        days: test days; none for those of the ablations of LSTTM's table.
+        days: test days, later than the validation day; none for those of the ablations of LSTTM's table.
         seeds: random seeds.
         jobs: processes, of one thread each.
         only_tables: run nothing, make the tables of what is finished.
@@ -120,7 +139,7 @@ class EncodersConfig:
 
     """
 
-    data: str = "kuairand"
+    data: Literal["kuairand"] = "kuairand"
     rows: tuple[str, ...] = ()
     days: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -135,12 +154,16 @@ class EncodersConfig:
         unknown = sorted(set(self.rows) - set(names))
         if unknown:
             raise ValueError(f"no rows {unknown}; there are {names}")
-        if self.data not in DATA_SETTINGS:
-            raise ValueError(f"no data set {self.data!r}; there are {[*DATA_SETTINGS]}")
+        check_choices(self)
+        check_whole_numbers(self, jobs=1)
+        validation = DATA_SETTINGS[self.data].validation_day
         for day in self.days:
             day_bounds(day)
-        if not self.seeds or self.jobs < 1:
-            raise ValueError("name at least one seed and one job")
+            if day <= validation:
+                raise ValueError(f"rates are chosen on {validation}: test days are later, got {day}")
+        check_seeds("EncodersConfig.seeds", self.seeds)
+        if len({*self.days}) < len(self.days):
+            raise ValueError(f"each test day once: got {list(self.days)}")
 
 
 class EncodersTable:
@@ -195,13 +218,11 @@ class EncodersTable:
 
     def model_of(self, row: EncoderRow, rate: float) -> LSTTMConfig:
         """Return a row's configuration with a rate of the encoder's weights."""
-        setting = DATA_SETTINGS[self.config.data]
         base = LSTTM_ROWS[BASE]
-        if not setting.has_exposures:
-            assert isinstance(base.config, LSTTMConfig)
-            base = replace(base, config=replace(base.config, preference=None))
         found = chosen(RESULTS / SEARCH_FILE, base, self.config.data, self.runner.inputs.fingerprint).model
         assert isinstance(found, LSTTMConfig)
+        if not row.counted:
+            found = id_features(found)
         if row.features is None:
             return found
         optimizer = replace(found.optimizer, encoder_learning_rate=rate)
@@ -316,13 +337,18 @@ class EncodersTable:
         for name, seeds in pooled.items():
             for family, scores in self._scores(name, seeds).items():
                 families.setdefault(family, {})[name] = scores
-                figures += [line for line in figure_rows(scores, family, ["auc"]) if line["figure"] != MEAN]
+                metric = GAUC if family == GROUPED else "auc"
+                figures += [line for line in figure_rows(scores, family, [metric]) if line["figure"] != MEAN]
             figures += self._click_figures(name, seeds)
         tests = list[dict[str, Any]]()
         for family, methods in families.items():
-            others = [one for name, one in methods.items() if name != WITHOUT]
-            if WITHOUT in methods and others:
-                tests += compare_methods(methods[WITHOUT], others, family, "auc")
+            metric = GAUC if family == GROUPED else "auc"
+            for base in (WITHOUT, COUNTED):
+                others = [
+                    one for name, one in methods.items() if name != base and _base_of(found[name][0]) == base
+                ]
+                if base in methods and others:
+                    tests += compare_methods(methods[base], others, family, metric)
         rows = [self._described(*one) for one in found.values()]
         return {"": figures, ".tests": [t for t in tests if t["figure"] != MEAN], ".rows": rows}
 
@@ -343,22 +369,36 @@ class EncodersTable:
         }
 
     def _scores(self, name: str, seeds: Mapping[int, RunPredictions]) -> dict[str, MethodScores]:
-        """Return scores of all clicks, and of those of users by their number of past events."""
+        """Return scores of all clicks, of those of users by their past events, and AUCs within groups."""
         first = next(iter(seeds.values()))
-        past = self._past_events(first)
+        user, past = first.user.astype(np.int64), self._past_events(first)
+        period = self._local_time(first) // self.runner.inputs.period
+        clock = self._local_time(first) // self.runner.inputs.units_per_second % DAY // HOUR
+        whole = np.ones(len(user), bool)
+        buckets = {
+            bucket: (past >= least) & (past <= most) for bucket, (least, most) in BUCKETS.items()
+        }  # fmt: skip
+        group = group_codes(user, period)
+        inside = [auc_of_groups(first.label, one.score, group) for one in seeds.values()]
+        has_both = ~np.isnan(inside[0])  # groups of one class have no AUC, whatever the scores
+        of_day = {f"{least}-{most}": (clock >= least) & (clock < most) for least, most in PERIODS_OF_DAY}
 
-        def task(chosen_rows: np.ndarray) -> TaskScores:
+        def task(rows: np.ndarray, label: np.ndarray | None, values: Sequence[np.ndarray]) -> TaskScores:
             return TaskScores(
-                user_id=first.user[chosen_rows].astype(np.int64),
-                time=first.time[chosen_rows],
-                label=first.label[chosen_rows],
-                values=tuple(one.score[chosen_rows].astype(np.float64) for one in seeds.values()),
+                user_id=user[rows],
+                time=first.time[rows],
+                label=None if label is None else label[rows],
+                values=tuple(one[rows].astype(np.float64) for one in values),
             )
 
-        buckets = {
-            bucket: task((past >= least) & (past <= most)) for bucket, (least, most) in BUCKETS.items()
+        scores = [one.score for one in seeds.values()]
+        tasks = {
+            CLICKS: {"all": task(whole, first.label, scores)},
+            GROUPED: {
+                part: task(rows & has_both, None, inside) for part, rows in {"all": whole, **of_day}.items()
+            },
+            PAST_EVENTS: {bucket: task(rows, first.label, scores) for bucket, rows in buckets.items()},
         }
-        tasks = {CLICKS: {"all": task(np.ones(len(past), bool))}, PAST_EVENTS: buckets}
         return {
             family: MethodScores(
                 name=name,
@@ -368,19 +408,25 @@ class EncodersTable:
             for family, of_family in tasks.items()
         }
 
-    def _past_events(self, shown: RunPredictions) -> np.ndarray:
-        """Return how many events of any relation each row's user had before the row's period."""
+    def _local_time(self, shown: RunPredictions) -> np.ndarray:
+        """Return local time of each row, in the inputs' unit."""
         inputs = self.runner.inputs
+        local: np.ndarray = shown.time.astype(np.int64) * inputs.units_per_second + inputs.utc_offset
+        return local
+
+    def _past_events(self, shown: RunPredictions) -> np.ndarray:
+        """Return how many plays each row's user had before the row's period, of those that encoders read."""
+        inputs, read = self.runner.inputs, UserFeatures()
+        as_of = self._local_time(shown) // inputs.period * inputs.period - inputs.utc_offset
+        graph = inputs.graph.view(domains=read.domains, behaviors=read.behaviors)
         user = torch.from_numpy(shown.user.astype(np.int64))
-        time = torch.from_numpy(shown.time.astype(np.int64)) * inputs.units_per_second + inputs.utc_offset
-        as_of = time // inputs.period * inputs.period - inputs.utc_offset
-        count: np.ndarray = past_events(inputs.graph, "user", user, as_of).numpy()
+        count: np.ndarray = past_events(graph, "user", user, torch.from_numpy(as_of)).numpy()
         return count
 
     def _click_figures(self, name: str, seeds: Mapping[int, RunPredictions]) -> list[dict[str, Any]]:
-        """Return AUC by hour, of all hours and of the parts of a day, and GAUC."""
+        """Return the mean AUC of the hours, of all hours and of the parts of a day."""
         inputs = self.runner.inputs
-        values: dict[tuple[str, str], list[float]] = {}
+        values: dict[str, list[float]] = {}
         for one in seeds.values():
             for found in figures_of_seed(
                 [one],
@@ -388,23 +434,21 @@ class EncodersTable:
                 utc_offset_seconds=inputs.utc_offset // inputs.units_per_second,
                 by=("period",),
             ):
-                hourly = found.metric == "mean_hourly_auc"
-                if hourly or (found.metric == GAUC and found.slice == "all"):
-                    slice_name = found.slice.removeprefix("period=")
-                    values.setdefault((slice_name, found.metric), []).append(round(found.value, 5))
+                if found.metric == HOURLY:
+                    values.setdefault(found.slice.removeprefix("period="), []).append(round(found.value, 5))
         first = next(iter(seeds.values()))
         return [
             {
                 "family": CLICKS,
                 "method": name,
                 "figure": figure,
-                "metric": metric,
+                "metric": HOURLY,
                 "values": found,
                 "seeds": list(seeds),
                 "num_queries": len(first.label),
                 "num_users": len(np.unique(first.user)),
             }
-            for (figure, metric), found in values.items()
+            for figure, found in values.items()
         ]
 
     def _described(
@@ -433,6 +477,26 @@ class EncodersTable:
             "fingerprint": self.runner.inputs.fingerprint,
             "configuration": specs[0].configuration(),
         }
+
+
+def _base_of(row: EncoderRow) -> str:
+    """Return the row without an encoder that a row is compared with."""
+    return COUNTED if row.counted else WITHOUT
+
+
+def auc_of_groups(label: np.ndarray, score: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return for each row the AUC of its group; NaN where that has one class.
+
+    Their mean over the rows is GAUC weighted by impressions, and so can be resampled by user.
+
+    Args:
+        label: 0 or 1, (num_rows,).
+        score: of each row.
+        group: of each row; codes from 0 on, each of which occurs.
+
+    """
+    found: np.ndarray = grouped_auc(label, score, group).auc[group]
+    return found
 
 
 def main(arguments: list[str]) -> int:

@@ -83,12 +83,14 @@ class FinishedPart:
 
     Attributes:
         path: its scores, a Parquet file.
-        cpu_seconds: processor time of everything in the part, the long-term module left out.
+        cpu_seconds: processor time of everything in the part, the long-term module left out; of a part that
+            was killed and went on, all its training.
         training_seconds, scoring_seconds, updating_seconds: wall time; scoring is of one form of update.
         earlier_seconds: processor time of pre-training that was done for an earlier part.
         num_rows: impressions scored.
         num_parameters: 0 for a model without a network.
-        peak_mib: most memory above what the inputs take; None where it was not measured.
+        peak_mib: most memory of training and scoring above what the inputs take; None where it was not
+            measured.
 
     """
 
@@ -155,6 +157,10 @@ class PartStore:
         """Return where the training of an unfinished part keeps its checkpoint."""
         return self.folder / "checkpoints" / f"{spec.key(self.fingerprint)}.pt"
 
+    def spent(self, spec: PartSpec) -> Path:
+        """Return where the training of an unfinished part keeps its processor seconds so far."""
+        return self.checkpoint(spec).with_suffix(".seconds")
+
     def write(
         self,
         spec: PartSpec,
@@ -197,6 +203,7 @@ class PartStore:
         temporary.write_text(json.dumps(facts))
         temporary.replace(path)
         self.checkpoint(spec).unlink(missing_ok=True)
+        self.spent(spec).unlink(missing_ok=True)
 
 
 def all_fields(config: Any) -> Any:

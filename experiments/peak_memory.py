@@ -26,8 +26,12 @@ class PeakMemory:
         self.device = device
         self._before = self._begin()
 
+    def forget(self) -> None:
+        """Leave out the peak so far; what the work holds still counts."""
+        self._begin()
+
     def mib(self) -> float | None:
-        """Return the peak so far in MiB; None where the system does not tell."""
+        """Return the peak in MiB; None where the system does not tell."""
         if self._before is None:
             return None
         now = (

@@ -30,11 +30,12 @@ from experiments.sml_on_day import SMLOnDay
 from experiments.tested_day import Scores, TestedDay, replay_day, row_numbers
 from experiments.tested_day import prepare_day as prepare_day
 from experiments.update_forms import Timings, UpdatedModels
-from experiments.user_encoder_training import encoded_users, trained_encoder
+from experiments.user_encoder_training import encoded_users, stored_users, trained_encoder
 from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.events import EventLog
 from graphrec.encoders.base import NodeEncoder
 from graphrec.encoders.fit_until import move_trained_encoders
+from graphrec.encoders.vector_table import VectorTable
 from graphrec.evaluation.replay_stream import PERIOD_START, Past
 from graphrec.models import LSTTM, AutoIntRanker, DeepFMRanker, DINRanker, FMRanker, NFMRanker
 from graphrec.models.inputs import ClickBatch
@@ -112,6 +113,10 @@ def make_model(
             options["preference_channels"] = preference_channels
         return BASELINE_MODELS[config.model](sizes, **options)
     num_types = len(inputs.short_term_relations(config.short_term_domains, config.short_term_behaviors))
+    tables = dict[NodeType, VectorTable]()
+    if isinstance(config, LSTTMConfig) and config.user_encoder is not None and encoders:
+        table = stored_users(inputs, encoders["user"], config.user_encoder)
+        tables = {} if table is None else {"user": table}
     if isinstance(config, TGATConfig):
         return TGATRanker(
             sizes,
@@ -138,6 +143,7 @@ def make_model(
         preference_channels=preference_channels,
         encoders=encoders,
         encoded_nodes="all" if config.user_encoder is None else config.user_encoder.nodes,
+        vector_tables=tables,
         hidden_channels=config.hidden_channels,
         dropout=config.dropout,
     )

@@ -1,5 +1,6 @@
 """Computes the parts that a table lacks, in one process or several, and forecasts what they cost."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +28,7 @@ from graphrec.training.preference import PreferenceConfig
 
 PROBE_STEPS = (2, 8)  # steps after which a probe begins and ends its measurement
 PROBE_TREES = 20
+SECONDS_BETWEEN_NOTES = 2.0  # of what a training has cost so far
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class PartRunner:
         """Compute a part, write it and return its processor seconds, those of the long-term module too."""
         began = time.process_time()
         snapshots, day = self.snapshots(spec), self.day(spec.day)
-        ready, memory = time.process_time(), PeakMemory(self.device)
+        ready = time.process_time()
+        costs = TrainingCosts(self.store.spent(spec), self.device)
         scores = run_model(
             day,
             spec.model,
@@ -69,9 +72,11 @@ class PartRunner:
             preferences=self.preferences(spec),
             device=self.device,
             checkpoint=self.store.checkpoint(spec),
+            on_step=costs,
         )
         end = time.process_time()
-        self.store.write(spec, day, scores, cpu_seconds=end - ready, peak_mib=memory.mib())
+        seconds = end - ready + costs.earlier
+        self.store.write(spec, day, scores, cpu_seconds=seconds, peak_mib=costs.memory.mib())
         return end - began
 
     def snapshots(self, spec: PartSpec) -> LongTermSnapshots | None:
@@ -139,6 +144,38 @@ class PartRunner:
         return kept_preferences(
             self.inputs, config, until=until, folder=self.source.folder / "preference", device=self.device
         )
+
+
+class TrainingCosts:
+    """Keeps a training's processor seconds on disk, for a run after a kill, and measures its peak memory.
+
+    Both begin with the first step: what was pre-trained before is kept with seconds of its own, and is done
+    for several parts at once.
+
+    Args:
+        path: file of the seconds.
+        device: where the model lies.
+
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path, self.memory = path, PeakMemory(device)
+        self.earlier = float(path.read_text()) if path.exists() else 0.0
+        self._began: float | None = None
+        self._written = -math.inf
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note of a step; ``done`` and ``total`` are what any training tells after each one."""
+        now = time.process_time()
+        if self._began is None:
+            self._began = now
+            self.memory.forget()
+        if now - self._written >= SECONDS_BETWEEN_NOTES:
+            self._written = now
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(f"{self.earlier + now - self._began:.2f}")
+            temporary.replace(self.path)
 
 
 class _ProbeDoneError(Exception):

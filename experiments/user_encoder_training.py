@@ -28,6 +28,7 @@ from graphrec.encoders.base import NodeEncoder
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.joined import JoinedEncoders
 from graphrec.encoders.precomputed import precompute
+from graphrec.encoders.vector_table import VectorTable
 from graphrec.models.dupn_heads import ClassHead, PairHead, TaskRows
 from graphrec.nn.code_vectors import CodeVectors, MappedCodes
 from graphrec.training.batches import EncodedNodes, rows_between
@@ -144,7 +145,24 @@ def trained_encoder(
 def encoded_users(inputs: MainInputs, encoder: NodeEncoder[Any], config: UserEncoderFeatures) -> EncodedNodes:
     """Return what batches read for the encoder, from the graph of all days: histories end before queries."""
     reader = InputReader(inputs.graph, "user", encoder.requests, fields=encoder.fields)
-    return EncodedNodes(reader=reader, prepare=encoder.prepare, nodes=config.nodes)
+    share = 0.0 if config.stored is None else config.stored.share
+    return EncodedNodes(reader=reader, prepare=encoder.prepare, nodes=config.nodes, share=share)
+
+
+def stored_users(
+    inputs: MainInputs, encoder: NodeEncoder[Any], config: UserEncoderFeatures
+) -> VectorTable | None:
+    """Return an empty table for the vectors of users that batches do not encode, where there is to be one."""
+    if config.stored is None:
+        return None
+    hours = config.stored.max_age_hours
+    return VectorTable(
+        inputs.graph.num_nodes["user"] + 1,  # and the unseen row
+        encoder.out_channels,
+        period=inputs.period,
+        num_slots=config.stored.num_periods,
+        max_age=None if hours is None else hours * 3600 * inputs.units_per_second,
+    )
 
 
 def click_tasks(inputs: MainInputs, queries: TrainingQueries) -> dict[str, SupervisedTask]:

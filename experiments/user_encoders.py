@@ -17,6 +17,26 @@ SUPERVISED = OptimizerConfig(epochs=2, batch_size=256, embedding_learning_rate=1
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredUsers:
+    """Users that a batch reaches and does not encode have their last vectors, out of a table.
+
+    Attributes:
+        share: of these users that are encoded as well, drawn anew for each user and time.
+        num_periods: vectors of a user that are kept: with as many as training has, in any order of training.
+        max_age_hours: older ones are not read; None: no limit.
+
+    """
+
+    share: float = 0.0
+    num_periods: int = 48
+    max_age_hours: int | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("share",), least=0, most=1)
+        check_whole_numbers(self, num_periods=1, max_age_hours=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class UserFeatures:
     """What the encoders have in common.
 
@@ -26,6 +46,7 @@ class UserFeatures:
         max_pretraining_queries: so many (user, time) of training rows, drawn at random.
         domains, behaviors: the parts whose events are read, as LSTTM's short-term graph has them.
         nodes: which users are encoded: "all" of a batch's graph, or the "seeds" alone, with one layer.
+        stored: what the others have, where the seeds are encoded; None: one learned vector.
 
     """
 
@@ -34,10 +55,16 @@ class UserFeatures:
     domains: tuple[str, ...] = ("internal", "external")
     behaviors: tuple[str, ...] = ("click", "skip")
     nodes: Literal["all", "seeds"] = "seeds"
+    stored: StoredUsers | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_whole_numbers(self, max_pretraining_queries=1)
+        if self.stored is not None and (self.nodes == "all" or self.learning == "frozen"):
+            raise ValueError(
+                "stored vectors are of users beside the seeds, by an encoder that learns: got "
+                f"nodes={self.nodes!r}, learning={self.learning!r}"
+            )
         if self.learning == "frozen" and self.nodes == "all":
             raise ValueError('frozen vectors are computed of the impressions\' own users: take nodes="seeds"')
 
@@ -178,7 +205,7 @@ class JoinedFeatures:
     """Several encoders as one; each learns in its own way, and what joins them learns with LSTTM.
 
     Attributes:
-        encoders: of them all the same ``nodes``; each kind once.
+        encoders: of them all the same ``nodes`` and ``stored``; each kind once.
         out_channels: of the joined vector.
         how: they are joined, see ``graphrec.encoders.joined``.
 
@@ -192,7 +219,8 @@ class JoinedFeatures:
         check_choices(self)
         check_whole_numbers(self, out_channels=1)
         kinds = {type(one) for one in self.encoders}
-        if not self.encoders or len(kinds) < len(self.encoders) or len({e.nodes for e in self.encoders}) > 1:
+        ways = {(one.nodes, one.stored) for one in self.encoders}
+        if not self.encoders or len(kinds) < len(self.encoders) or len(ways) > 1:
             raise ValueError(
                 "joined encoders are one or more, of different kinds, and encode the same nodes: got "
                 f"{[(type(one).__name__, one.nodes) for one in self.encoders]}"
@@ -202,6 +230,11 @@ class JoinedFeatures:
     def nodes(self) -> Literal["all", "seeds"]:
         """Which users are encoded."""
         return self.encoders[0].nodes
+
+    @property
+    def stored(self) -> StoredUsers | None:
+        """What the other users have."""
+        return self.encoders[0].stored
 
 
 UserEncoderFeatures = SingleFeatures | JoinedFeatures

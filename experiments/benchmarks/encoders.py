@@ -9,15 +9,11 @@ is the GPU's and time the wall's. Linux alone.
 """
 
 import argparse
-import ctypes
 import gc
-import os
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,11 +22,12 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
-from experiments.benchmarks.measured_rows import MIB, devices, machine_facts, peak_mib
+from experiments.benchmarks.measured_rows import devices, machine_facts
 from experiments.config import TEST_DAYS, lsttm_with_preference
 from experiments.encoders_report import BENCHMARK, encoders_benchmark_section
 from experiments.encoders_table import KINDS
 from experiments.inputs import load_inputs
+from experiments.peak_memory import PeakMemory
 from experiments.protocol import NeuralOnDay, prepare_day
 from experiments.results_table import write_lines
 from experiments.tested_day import TestedDay
@@ -102,22 +99,23 @@ def measure(day: TestedDay, case: Case) -> dict[str, Any]:
     optimizer = make_optimizer(model.model, model.config.optimizer)
     on_gpu = case.device == "cuda"
     clock, times = time.perf_counter if on_gpu else time.process_time, list[float]()
-    with _peak(case.device) as peak:
-        for _ in range(WARM_UP + case.num_steps):
-            began = clock()
-            optimizer.zero_grad(set_to_none=True)
-            for batch in islice(batches, case.accumulate):
-                moved = batch.to(case.device)
-                loss = functional.binary_cross_entropy_with_logits(model.model(moved), moved.label)
-                (loss / case.accumulate).backward()
-            optimizer.step()
-            if on_gpu:
-                torch.cuda.synchronize()
-            times.append(clock() - began)
+    gc.collect()
+    memory = PeakMemory(torch.device(case.device))
+    for _ in range(WARM_UP + case.num_steps):
+        began = clock()
+        optimizer.zero_grad(set_to_none=True)
+        for batch in islice(batches, case.accumulate):
+            moved = batch.to(case.device)
+            loss = functional.binary_cross_entropy_with_logits(model.model(moved), moved.label)
+            (loss / case.accumulate).backward()
+        optimizer.step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        times.append(clock() - began)
     return {
         **asdict(case),
         "milliseconds_a_step": round(1000 * statistics.median(times[WARM_UP:]), 1),
-        "peak_mib": round(peak[0], 1),
+        "peak_mib": None if (peak := memory.mib()) is None else round(peak, 1),
     }
 
 
@@ -147,38 +145,6 @@ def _model_and_batches(day: TestedDay, case: Case) -> tuple[NeuralOnDay, Iterato
     rows = rows_between(data, int(data.impressions.time.min()), day.start)
     loader = click_loader(data, rows, batch_size=case.batch_size, shuffle=True, random_seed=0)
     return made, iter(loader.batches(0))
-
-
-@contextmanager
-def _peak(device: str) -> Iterator[list[float]]:
-    """Give a list that holds the block's peak in MiB afterwards, above what was there before."""
-    found = [0.0]
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / MIB
-        yield found
-        found[0] = peak_mib(device) - before
-        return
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is free and kept would hide what the block takes
-    done, before = threading.Event(), _resident_mib()
-
-    def watch() -> None:
-        while not done.wait(0.001):
-            found[0] = max(found[0], _resident_mib() - before)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        thread.join()
-
-
-def _resident_mib() -> float:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,14 +2,24 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from experiments import encoders_table, task_figures
 from experiments.config import LSTTMConfig, lsttm_with_preference
 from experiments.daily_job import DailyJobConfig, run_daily_job
-from experiments.encoders_report import CLICKS, PAST_EVENTS, update_encoders_page
-from experiments.encoders_table import KINDS, ROWS, WITHOUT, EncoderRow, EncodersConfig, EncodersTable
+from experiments.encoders_report import CLICKS, FAMILIES, GROUPED, PAST_EVENTS, update_encoders_page
+from experiments.encoders_table import (
+    COUNTED,
+    KINDS,
+    ROWS,
+    WITHOUT,
+    EncoderRow,
+    EncodersConfig,
+    EncodersTable,
+    auc_of_groups,
+)
 from experiments.inputs import load_inputs
 from experiments.peak_memory import RESET
 from experiments.protocol import NeuralOnDay, prepare_day
@@ -17,7 +27,9 @@ from experiments.results_table import read_lines
 from experiments.user_encoder_training import encoded_users, trained_encoder, training_queries
 from experiments.user_encoders import LEARNING, JoinedFeatures
 from graphrec.encoders.heatmap_cnn import HeatmapEncoder
+from graphrec.evaluation import gauc, group_codes
 from graphrec.training.loop import OptimizerConfig
+from graphrec.training.preference import PreferenceConfig
 from graphrec.training.pretraining import PretrainingConfig
 from tests.experiments.kuairand_slice import sliced_log, write_slice
 
@@ -168,6 +180,8 @@ TINY_ROWS = (
             out_channels=4,
         ),
     ),
+    EncoderRow(name=COUNTED, counted=True),
+    EncoderRow(name="counts, DUPN", features=replace(SMALL["DUPN"], learning="frozen"), counted=True),
 )
 
 
@@ -194,7 +208,7 @@ def finished(folder, tmp_path_factory):
 def test_every_row_has_its_figures_and_costs(finished):
     figures = read_lines(finished.stored / "encoders_table.jsonl")
     names = [row.name for row in TINY_ROWS]
-    for family in (CLICKS, PAST_EVENTS):
+    for family in FAMILIES:
         assert [*dict.fromkeys(line["method"] for line in figures if line["family"] == family)] == names
     assert all(len(line["values"]) == len(line["seeds"]) == 2 for line in figures)
     of_row = [line for line in figures if line["method"] == WITHOUT]
@@ -218,11 +232,47 @@ def test_validation_chooses_the_better_rate(finished):
 
 def test_tests_are_of_the_row_without_against_each_other(finished):
     tests = read_lines(finished.stored / "encoders_table.tests.jsonl")
-    assert {test["method"] for test in tests} == {WITHOUT}
-    assert {test["other"] for test in tests} == {row.name for row in TINY_ROWS[1:]}
+    compared = {(test["method"], test["other"]) for test in tests}
+    assert compared == {(WITHOUT, row.name) for row in TINY_ROWS[1:3]} | {(COUNTED, TINY_ROWS[4].name)}
+    assert {test["family"] for test in tests} == {CLICKS, GROUPED, PAST_EVENTS}
 
 
-def test_past_events_are_those_of_the_graph_before_the_period(finished):
+def test_nothing_counts_a_users_past_but_in_the_rows_that_say_so(finished):
+    for row in TINY_ROWS:
+        model = finished.model_of(row, 1e-3)
+        counts = model.past_counts, model.short_term.degree_features
+        assert counts == (row.counted, row.counted)
+        assert model.preference is None  # the tests' base has none; nor has any row of IDs alone
+    with_preference = replace(lsttm_with_preference(), preference=PreferenceConfig())
+    assert encoders_table.id_features(with_preference).preference is None
+
+
+def test_gauc_is_the_evaluations_own(finished):
+    figures = read_lines(finished.stored / "encoders_table.jsonl")
+    row = TINY_ROWS[1]
+    parts = [finished.runner.store.find(spec) for spec in finished.specs(row)]
+    hour = 3600
+    for seed, part in enumerate(parts):
+        shown = part.predictions("none", run="test", model="test", data="kuairand", seed=seed)
+        local = shown.time.astype("int64") + 8 * hour
+        group = group_codes(shown.user.astype("int64"), local // hour)
+        for name in ("all", "0-8", "8-16", "16-24"):
+            ends = (0, 24) if name == "all" else tuple(map(int, name.split("-")))
+            kept = (local // hour % 24 >= ends[0]) & (local // hour % 24 < ends[1])
+            lines = [x for x in figures if x["family"] == GROUPED and x["method"] == row.name]
+            (line,) = (x for x in lines if x["figure"] == name)
+            wanted = gauc(shown.label[kept], shown.score[kept], group[kept])
+            assert line["values"][seed] == pytest.approx(wanted.value, abs=1e-5)
+            assert line["num_queries"] == wanted.num_rows - wanted.num_rows_left_out
+
+
+def test_the_auc_of_each_rows_group():
+    label, score = np.array([1, 0, 1, 1, 0]), np.array([0.2, 0.1, 0.5, 0.4, 0.4])
+    found = auc_of_groups(label, score, np.array([0, 0, 1, 2, 2]))
+    assert np.array_equal(found, [1, 1, np.nan, 0.5, 0.5], equal_nan=True)
+
+
+def test_past_events_are_the_plays_that_encoders_read_before_the_period(finished):
     row = TINY_ROWS[0]
     part = finished.runner.store.find(finished.specs(row)[0])
     shown = part.predictions("none", run="test", model="test", data="kuairand", seed=0)
@@ -233,7 +283,11 @@ def test_past_events_are_those_of_the_graph_before_the_period(finished):
         as_of = int(shown.time[place]) * 1000 // hour * hour
         wanted = sum(
             int(((edges.user == int(shown.user[place])) & (edges.available_time < as_of)).sum())
-            for edges in (inputs.graph.edges(relation.edge_type) for relation in inputs.graph.relations)
+            for edges in (
+                inputs.graph.edges(relation.edge_type)
+                for relation in inputs.graph.relations
+                if relation.behavior in ("click", "skip") and relation.domain in ("internal", "external")
+            )
         )
         assert found[place] == wanted
 
@@ -255,11 +309,16 @@ def test_a_second_run_trains_nothing_and_the_page_shows_the_rows(finished, tmp_p
 
 
 def test_rows_and_what_is_refused(tmp_path):
-    assert len({row.name for row in ROWS}) == len(ROWS) == 17
+    assert len({row.name for row in ROWS}) == len(ROWS) == 19
     assert {row.features.learning for row in ROWS[1:13]} == set(LEARNING)
     for options, words in (
         ({"rows": ("BERT",)}, "no rows"),
-        ({"data": "nowhere"}, "no data set"),
+        ({"data": "amazon-afk"}, "kuairand"),
+        ({"seeds": (0, 0)}, "each once"),
+        ({"seeds": (-1,)}, "at least 0"),
+        ({"days": ("2022-05-03",)}, "later"),
+        ({"days": ("2022-05-07", "2022-05-07")}, "once"),
+        ({"jobs": 1.5}, "whole number"),
         ({"seeds": ()}, "at least one seed"),
         ({"days": ("May",)}, "May"),
     ):

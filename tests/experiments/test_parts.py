@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, make_dataclass, replace
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.config import BaselineConfig, lsttm
 from experiments.parts import PartSpec, agrees, all_fields, changed_fields
+from experiments.run_parts import TrainingCosts
 from graphrec.training.online import OnlineConfig
 
 UPDATES = {"none": OnlineConfig(form="none"), "updated": OnlineConfig()}
@@ -73,3 +75,19 @@ def test_a_changed_default_is_noticed():
 def test_plain_values_agree_with_themselves_alone(value):
     assert agrees(all_fields(value), all_fields(value))
     assert not agrees(all_fields(value), all_fields([value]))
+
+
+def test_a_trainings_seconds_outlive_a_kill(tmp_path, monkeypatch):
+    clock = iter([10.0, 11.0, 14.0, 50.0, 53.5])
+    monkeypatch.setattr("experiments.run_parts.time.process_time", lambda: next(clock))
+    path = tmp_path / "checkpoints" / "part.seconds"
+    first = TrainingCosts(path, torch.device("cpu"))
+    assert first.earlier == 0.0, "nothing was spent before"
+    for step in range(3):
+        first(step, 9)
+    assert float(path.read_text()) == 4.0, "since the first step, which came at 10"
+    second = TrainingCosts(path, torch.device("cpu"))  # the first was killed
+    assert second.earlier == 4.0
+    for step in range(3, 5):
+        second(step, 9)
+    assert float(path.read_text()) == 7.5
