@@ -54,6 +54,19 @@ class InputReader:
             for name, request in requests.items()
         }
 
+    def check_node_type(self, node_type: NodeType) -> None:
+        """Raise if the queries are of another node type: their rows would be read by the wrong numbers.
+
+        Raises:
+            ValueError: naming both types.
+
+        """
+        if self.node_type != node_type:
+            raise ValueError(
+                f"the encoder of nodes of type {node_type!r} was given a reader of type {self.node_type!r}: "
+                f"give it InputReader(graph, {node_type!r}, ...)"
+            )
+
     def read(
         self,
         node: Int64[Tensor, " num_queries"],

@@ -151,6 +151,9 @@ class ClickData:
         preferences: preference vectors by day, or None for a model without them.
         encoders: by node type of the short-term graph, what its node-feature encoder reads.
 
+    Raises:
+        ValueError: the reader of an encoder is of another node type.
+
     """
 
     impressions: Impressions
@@ -166,6 +169,10 @@ class ClickData:
     sequences: Mapping[str, ItemSequences] | None = None
     preferences: LongTermSnapshots | None = None
     encoders: Mapping[NodeType, EncodedNodes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, encoded in self.encoders.items():
+            encoded.reader.check_node_type(name)
 
     def with_graph(self, csrs: Mapping[EdgeType, TemporalCSR] | None) -> "ClickData":
         """Return the same impressions on another version of the short-term graph."""

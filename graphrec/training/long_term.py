@@ -173,7 +173,7 @@ def train_long_term(
             snapshots of earlier ones: pre-train it on what came before the first.
 
     Raises:
-        ValueError: the days do not rise, or an encoder is of another node type.
+        ValueError: the days do not rise, or an encoder or its reader is of another node type.
 
     """
     if list(days) != sorted(set(days)):
@@ -188,6 +188,8 @@ def train_long_term(
         self_term=config.self_term,
         encoders={name: one.encoder for name, one in vectors_of.encoders.items()},
     ).to(device)
+    for name, one in vectors_of.encoders.items():
+        one.reader.check_node_type(name)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     kept: dict[NodeType, list[Tensor]] = {name: [] for name in num_nodes}
     losses: list[float] = []

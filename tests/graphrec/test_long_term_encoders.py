@@ -112,6 +112,8 @@ def test_training_resumes_to_the_same_bits(graph, tmp_path):
         assert torch.equal(again[0].vectors[name], vectors)
 
 
-def test_an_encoder_of_no_node_type_is_refused(graph):
+def test_an_encoder_of_no_node_type_or_a_reader_of_another_is_refused(graph):
     with pytest.raises(ValueError, match="encoders are of node types"):
         fit(graph, {"shop": in_graph(graph)})
+    with pytest.raises(ValueError, match="type 'item' was given a reader of type 'user'"):
+        fit(graph, {"item": in_graph(graph)})

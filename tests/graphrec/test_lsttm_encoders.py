@@ -272,6 +272,8 @@ def test_wrong_options():
     model = toy_model(sizes, num_layers=1, encoders={"user": encoder}, nodes="seeds")
     with pytest.raises(ValueError, match="the model encodes 'seeds' nodes of type 'user', here"):
         model(collate(data, torch.arange(150, 190)))
+    with pytest.raises(ValueError, match="type 'item' was given a reader of type 'user'"):
+        replace(data, encoders={"item": data.encoders["user"]})
 
 
 @pytest.mark.parametrize("nodes", ["all", "seeds"])
