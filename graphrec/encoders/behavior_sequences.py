@@ -155,13 +155,14 @@ class SequenceModel(FittedUntil):
         return {**super().get_extra_state(), "made_by": self.sizes.made_by}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take over ``fit_until`` and the tokenizer's fingerprint; older weights have none.
+        """Take over ``fit_until`` and the tokenizer's fingerprint, None of sizes made by hand.
 
         Raises:
+            KeyError: the state names no fingerprint.
             ValueError: as :class:`FittedUntil`, or the weights are of another tokenizer.
 
         """
-        stored, own = state.get("made_by"), self.sizes.made_by
+        stored, own = state["made_by"], self.sizes.made_by
         if None not in (stored, own) and stored != own:
             raise ValueError(
                 f"the weights are of codes of tokenizer {stored}, this {self.noun} of {own}: their words, "

@@ -297,7 +297,9 @@ def test_a_tokenizer_of_other_words_is_refused_though_sizes_are_the_same():
     longer = replace(tokenizer, length=9)  # the same codes
     DUPNEncoder(longer, small(tokenizer.sizes)).dupn.load_state_dict(weights)
     by_hand = small(replace(tokenizer.sizes, made_by=None))
-    by_hand.load_state_dict({**weights, "_extra_state": {"fit_until": 3}})  # as of an earlier release
+    with pytest.raises(KeyError, match="made_by"):
+        by_hand.load_state_dict({**weights, "_extra_state": {"fit_until": 3}})
+    by_hand.load_state_dict({**weights, "_extra_state": {"fit_until": 3, "made_by": None}})
     assert (by_hand.fit_until, by_hand.sizes.made_by) == (3, None)
     by_hand.fit_until = None
     by_hand.load_state_dict(weights)
