@@ -57,7 +57,7 @@ from graph_builders.datasets.complete_journey_tasks import NO_GENRE, query_times
 from graph_builders.datasets.downstream_tasks import DownstreamTask
 from graph_builders.datasets.first_purchases import DAY
 from graph_builders.datasets.preference_tasks import category_preference_tasks
-from graph_builders.option_checks import check_whole_numbers
+from graph_builders.option_checks import check_whole_number, check_whole_numbers
 from graphrec.encoders.base import HistoryRequest
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.item_text import fit_word_vocabulary, item_words, known_items
@@ -148,7 +148,7 @@ class FrozenUsersConfig:
     Attributes:
         path: folder of Complete Journey; none for the installed package.
         rows: names of rows; none for all.
-        seeds: random seeds of encoders and MLPs.
+        seeds: random seeds of encoders and MLPs, each once.
         max_queries: of each pre-training, drawn from training users before the test.
         probe_epochs: of the MLP, among which validation chooses, for each row, seed and kind of tasks.
         tasks: how tasks are made.
@@ -174,9 +174,13 @@ class FrozenUsersConfig:
         if unknown:
             raise ValueError(f"no rows {unknown}; there are {names}")
         check_whole_numbers(self, max_queries=1)
+        for seed in self.seeds:
+            check_whole_number("a seed of FrozenUsersConfig.seeds", seed, 0)
+        if not self.seeds or len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"name at least a seed, and each once: got {list(self.seeds)}")
         epochs = list(self.probe_epochs)
-        if not self.seeds or not epochs or epochs != sorted({*epochs}) or epochs[0] < 1:
-            raise ValueError(f"name a seed, and rising numbers of epochs above 0: got {self.seeds}, {epochs}")
+        if not epochs or epochs != sorted({*epochs}) or epochs[0] < 1:
+            raise ValueError(f"probe_epochs must be rising numbers above 0, got {epochs}")
 
 
 class FrozenUsers:

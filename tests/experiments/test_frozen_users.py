@@ -150,7 +150,10 @@ def test_a_second_run_computes_nothing_and_the_page_has_all(finished, monkeypatc
 def test_what_is_refused():
     for options, words in (
         ({"rows": ("BERT",)}, "no rows"),
-        ({"seeds": ()}, "a seed"),
+        ({"seeds": ()}, "at least a seed"),
+        ({"seeds": (0, 1, 0)}, r"each once: got \[0, 1, 0\]"),
+        ({"seeds": (0, -1)}, "seeds must be a whole number of at least 0, got -1"),
+        ({"seeds": (0.5,)}, "seeds must be a whole number of at least 0, got 0.5"),
         ({"probe_epochs": (3, 1)}, "rising"),
         ({"max_queries": 0}, "max_queries"),
     ):
