@@ -88,21 +88,42 @@ def find_part(folder: Path, name: str, content: Mapping[str, Any]) -> KeptPart |
     if not path.exists():
         return None
     table = path.with_suffix(".parquet")
-    facts: Any = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
-    frame = _read(table, lambda: pl.read_parquet(table)) if table.exists() else None
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path} holds no facts of a part: delete it, and the part is computed again")
+    facts = read_facts(path)
+    frame = read_part_file(table, lambda: pl.read_parquet(table)) if table.exists() else None
     return KeptPart(path=path, facts=facts, frame=frame, is_new=False)
 
 
-def _read(path: Path, read: Callable[[], Read]) -> Read:
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read a part's JSON file.
+
+    Raises:
+        ValueError: it is cut or damaged, or holds something else.
+
+    """
+    facts: Any = read_part_file(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} holds no facts of a part: delete it, and the part is computed again")
+    return facts
+
+
+def read_part_file(path: Path, read: Callable[[], Read]) -> Read:
+    """Return what ``read`` reads from a part's file.
+
+    Raises:
+        ValueError: the file is missing, cut or damaged: it is named, with the remedy.
+
+    """
     try:
         return read()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing: delete the part's JSON file and run again, and the part is computed again"
+        ) from error
     # ValueError: neither JSON nor text; ComputeError and its like: no Parquet
     except (ValueError, pl.exceptions.PolarsError) as error:
         raise ValueError(
-            f"{path} is cut or damaged ({error}): delete it and the part's JSON file, and the part is "
-            "computed again"
+            f"{path} is cut or damaged ({error}): delete it and the part's JSON file and run again, and the "
+            "part is computed again"
         ) from error
 
 

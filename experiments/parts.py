@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from experiments.config import ModelConfig, NeuralConfig
+from experiments.kept_parts import read_facts, read_part_file
 from experiments.main_inputs import AsOf
 from experiments.results_table import RunPredictions
 from experiments.tested_day import Scores, TestedDay
@@ -106,13 +107,23 @@ class FinishedPart:
 
     @property
     def forms(self) -> list[str]:
-        """Names of the forms of update that the part has scores of, "none" first."""
-        names = pl.read_parquet_schema(self.path)
+        """Names of the forms of update that the part has scores of, "none" first.
+
+        Raises:
+            ValueError: the file of the scores is missing, cut or damaged.
+
+        """
+        names = read_part_file(self.path, lambda: pl.read_parquet_schema(self.path))
         return [name.removeprefix("score_") for name in names if name.startswith("score_")]
 
     def predictions(self, form: str, *, run: str, model: str, data: str, seed: int) -> RunPredictions:
-        """Read the scores of one form of update."""
-        frame = pl.read_parquet(self.path)
+        """Read the scores of one form of update.
+
+        Raises:
+            ValueError: the file of the scores is missing, cut or damaged.
+
+        """
+        frame = read_part_file(self.path, lambda: pl.read_parquet(self.path))
         names = ("label", "user", "item", "time")
         return RunPredictions(
             run,
@@ -143,15 +154,28 @@ class PartStore:
         self.folder, self.fingerprint = folder, fingerprint
 
     def find(self, spec: PartSpec) -> FinishedPart | None:
-        """Return the finished part, or None where there is none of this very configuration."""
+        """Return the finished part, or None where there is none of this very configuration.
+
+        Raises:
+            ValueError: the part's JSON file is cut or damaged, or the one of its scores is missing.
+
+        """
         path = self.folder / f"{spec.key(self.fingerprint)}.json"
         if not path.exists():
             return None
-        facts = json.loads(path.read_text())
-        if not agrees(facts.pop("configuration"), spec.configuration()):
+        facts = read_facts(path)
+        if not agrees(facts.get("configuration"), spec.configuration()):
             return None
+        missing = {f.name for f in fields(FinishedPart) if f.default is MISSING} - {"path", *facts}
+        if missing:
+            raise ValueError(
+                f"{path} lacks {sorted(missing)} of a part: delete it and run again, and the part is "
+                "computed again"
+            )
+        table = path.with_suffix(".parquet")
+        read_part_file(table, table.stat)
         names = {f.name for f in fields(FinishedPart)} & set(facts)
-        return FinishedPart(path=path.with_suffix(".parquet"), **{name: facts[name] for name in names})
+        return FinishedPart(path=table, **{name: facts[name] for name in names})
 
     def checkpoint(self, spec: PartSpec) -> Path:
         """Return where the training of an unfinished part keeps its checkpoint."""

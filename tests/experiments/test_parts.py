@@ -1,13 +1,16 @@
 """Keys of parts: what changes them, what does not, and what a stored part must agree with."""
 
+import json
 from dataclasses import dataclass, make_dataclass, replace
 
+import polars as pl
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.config import BaselineConfig, lsttm
-from experiments.parts import PartSpec, agrees, all_fields, changed_fields
+from experiments.parts import PartSpec, PartStore, agrees, all_fields, changed_fields
 from experiments.run_parts import TrainingCosts
 from graphrec.training.online import OnlineConfig
 
@@ -69,6 +72,58 @@ def test_a_changed_default_is_noticed():
     assert changed_fields(changed(3)) == changed_fields(Before(3))  # the key alone does not tell
     assert not agrees(all_fields(Before(3)), all_fields(changed(3)))
     assert not agrees(all_fields(After(3)), all_fields(Before(3)))  # an option that is gone
+
+
+FORMS = {"label": [1, 0], "user": [0, 1], "item": [3, 2], "time": [5, 6], "score_none": [0.9, 0.1]}
+FACTS = {
+    "configuration": spec().configuration(),
+    **{f"{name}_seconds": 1.0 for name in ("cpu", "training", "scoring", "updating", "earlier")},
+    "num_rows": 2,
+    "num_parameters": 7,
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with one finished part, as if it had been written."""
+    store = PartStore(tmp_path, "a")
+    path = tmp_path / f"{spec().key('a')}.json"
+    path.write_text(json.dumps(FACTS))
+    pl.DataFrame(FORMS).write_parquet(path.with_suffix(".parquet"))
+    return store
+
+
+def read(store):
+    part = store.find(spec())
+    return part.predictions("none", run="", model="", data="", seed=0).score.tolist()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+@pytest.mark.parametrize("size", [0, 9])
+def test_a_cut_file_is_named_with_the_remedy(store, suffix, size):
+    assert read(store) == [0.9, 0.1]
+    path = store.find(spec()).path.with_suffix(suffix)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=rf"{path.name} is cut or damaged .*: delete it .* run again"):
+        read(store)
+    if suffix == ".parquet":
+        with pytest.raises(ValueError, match="is cut or damaged"):
+            _ = store.find(spec()).forms
+
+
+def test_missing_scores_and_facts_are_named_with_the_remedy(store):
+    table = store.find(spec()).path
+    path = table.with_suffix(".json")
+    path.write_text(json.dumps({"configuration": spec().configuration(), "num_rows": 2}))
+    with pytest.raises(ValueError, match=rf"{path.name} lacks \['cpu_seconds', .*: delete it and run again"):
+        store.find(spec())
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match="holds no facts of a part: delete it"):
+        store.find(spec())
+    path.write_text(json.dumps(FACTS))
+    table.unlink()
+    with pytest.raises(ValueError, match=rf"{table.name} is missing: delete the part's JSON file and run"):
+        store.find(spec())
 
 
 @given(st.recursive(st.none() | st.integers(0, 3) | st.booleans(), st.lists))
