@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from graph_builders import BehaviorGraph, build_behavior_graph, build_impressions
 from graph_builders.datasets.kuairand import load_kuairand_pure
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
+from graphrec.encoders.fit_until import Fitted
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.vocabulary import AttributeVocabularies, fit_vocabularies
 from graphrec.models import LSTTM
@@ -86,6 +87,10 @@ class AgedFields(NodeEncoder[AgedCodes]):
         ]
         return torch.stack(vectors).sum(0)
 
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return what knows until when it was fitted: earlier labels are refused."""
+        return [self.vocabularies]
+
 
 def make_encoder(graph: BehaviorGraph, until: int) -> AgedFields:
     """Make an encoder of users by their clicks; its vocabularies saw what was before ``until``."""
@@ -104,6 +109,7 @@ def main(steps: int) -> None:
     past, test = order[-200_000:-10_000], order[-10_000:]
     until = int(shown.time[test[0]])
     encoder = make_encoder(graph, until)
+    encoder.check_before(until)  # labels that are tested begin here
     reader = InputReader(graph, "user", encoder.requests)
     encoded = EncodedNodes(reader=reader, prepare=encoder.prepare, nodes="seeds")
     data = replace(

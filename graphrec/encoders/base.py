@@ -5,7 +5,7 @@ An encoder never sees a graph. It names the histories that it wants (``HistoryRe
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from graph_builders import FeatureTable
+from graphrec.encoders.fit_until import Fitted
 from samplers import EdgeType, EventHistory, NodeType
 
 Prepared = TypeVar("Prepared")
@@ -149,12 +150,19 @@ class NodeEncoder(nn.Module, ABC, Generic[Prepared]):
     def forward(self, prepared: Prepared) -> Tensor:
         """Return a vector for each query; (num_queries, out_channels)."""
 
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return what was fitted beforehand: vocabularies, interests, pre-trained weights; default: nothing.
+
+        Whatever carries ``fit_until`` belongs here: :meth:`check_before` checks these parts and no other.
+        """
+        return ()
+
     def check_before(self, label_start: int) -> None:
         """Raise if what the encoder was fitted on may hold anything at or after the first label.
 
-        An encoder that keeps no time until which it was fitted has nothing to check.
-
         Raises:
-            ValueError: it was fitted on data until a later time than ``label_start``.
+            ValueError: a fitted part has seen data until a later time than ``label_start``.
 
         """
+        for part in self.fitted_parts():
+            part.check_before(label_start)

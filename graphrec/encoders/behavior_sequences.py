@@ -299,6 +299,12 @@ class SequenceTokenizer:
                 "mean: take the graph that it was made for, or one that was appended to it"
             )
 
+    @property
+    def fitted(self) -> list[AttributeVocabularies]:
+        """The vocabularies of items and behaviours, profiles and queries, each with its ``fit_until``."""
+        parts = (self.vocabularies, self.profile, self.query_fields)
+        return [part for part in parts if part is not None]
+
     def check_before(self, label_start: int) -> None:
         """Raise if a vocabulary saw anything at or after the first label window begins.
 
@@ -306,9 +312,8 @@ class SequenceTokenizer:
             ValueError: ``fit_until`` is later than ``label_start``.
 
         """
-        for fitted in (self.vocabularies, self.profile, self.query_fields):
-            if fitted is not None:
-                fitted.check_before(label_start)
+        for part in self.fitted:
+            part.check_before(label_start)
 
     def tokenize(self, inputs: EncoderInput) -> BehaviorSequences:
         """Turn histories, profiles and queries into codes.

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from graphrec.encoders.base import EncoderInput, History, HistoryRequest
+from graphrec.encoders.fit_until import latest_fit
 from graphrec.encoders.input_reader import take_values
 from graphrec.encoders.local_clock import DAY_SECONDS, HOUR_SECONDS, LocalClock
 from graphrec.encoders.sentences import FIRST, BehaviorWords, UserSentences
@@ -226,10 +227,8 @@ class SentenceTokenizer:
     @property
     def facts(self) -> TokenizerFacts:
         """What a model that is made for this tokenizer keeps of it."""
-        parts = [self.vocabularies] if self.profile is None else [self.vocabularies, self.profile]
-        times = [part.fit_until for part in parts if part.fit_until is not None]
         return TokenizerFacts(
-            fingerprint=self.fingerprint, fit_until=max(times, default=None), fields=tuple(self.fields)
+            fingerprint=self.fingerprint, fit_until=latest_fit(self.fitted), fields=tuple(self.fields)
         )
 
     def state(self) -> dict[str, Any]:
@@ -276,6 +275,11 @@ class SentenceTokenizer:
             time_zone=state["time_zone"],
         )
 
+    @property
+    def fitted(self) -> list[AttributeVocabularies]:
+        """The vocabularies of words and of profiles, each with its ``fit_until``."""
+        return [self.vocabularies] if self.profile is None else [self.vocabularies, self.profile]
+
     def check_before(self, label_start: int) -> None:
         """Raise if a vocabulary saw anything at or after the first label window begins.
 
@@ -283,9 +287,8 @@ class SentenceTokenizer:
             ValueError: ``fit_until`` is later than ``label_start``.
 
         """
-        self.vocabularies.check_before(label_start)
-        if self.profile is not None:
-            self.profile.check_before(label_start)
+        for part in self.fitted:
+            part.check_before(label_start)
 
     def tokenize(self, inputs: EncoderInput) -> UserSentences:
         """Turn histories and profiles into sentences, one a query, on the device of the inputs.

@@ -21,6 +21,7 @@ from graphrec.encoders.behavior_sequences import (
     SequenceSizes,
     SequenceTokenizer,
 )
+from graphrec.encoders.fit_until import Fitted
 from graphrec.nn.code_vectors import CodeVectors, MappedCodes
 from graphrec.nn.padding import padded, padding_mask
 from graphrec.nn.property_lstm import PropertyGatedLSTM
@@ -237,15 +238,9 @@ class DUPNEncoder(NodeEncoder[BehaviorSequences]):
         vectors: Tensor = self.dupn(prepared)
         return vectors
 
-    def check_before(self, label_start: int) -> None:
-        """Raise if a vocabulary or the weights may have seen anything at or after the first label.
-
-        Raises:
-            ValueError: ``fit_until`` of either is later than ``label_start``.
-
-        """
-        self.tokenizer.check_before(label_start)
-        self.dupn.check_before(label_start)
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return the vocabularies and the model."""
+        return [*self.tokenizer.fitted, self.dupn]
 
 
 def _widths(name: str, channels: Sequence[int] | int, num_codes: Sequence[int]) -> list[int]:

@@ -1,8 +1,26 @@
 """Until when a model's weights have seen data: it travels with them and is checked before labels come."""
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import nn
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What was fitted on events, and knows until when: a vocabulary, interests, pre-trained weights."""
+
+    @property
+    def fit_until(self) -> int | None:
+        """No event at or after this time was seen; None: not fitted, or on tables that never change."""
+
+    def check_before(self, label_start: int) -> None:
+        """Raise if the fit may have seen anything at or after the first label."""
+
+
+def latest_fit(parts: Iterable[Fitted]) -> int | None:
+    """Return the latest ``fit_until`` of all parts; None where no part has one."""
+    return max((part.fit_until for part in parts if part.fit_until is not None), default=None)
 
 
 class FittedUntil(nn.Module):

@@ -1,6 +1,6 @@
 """Several node-feature encoders of one node type as one: their vectors side by side, or weighed by a gate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graph_builders import FeatureTable
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
+from graphrec.encoders.fit_until import Fitted
 
 BETWEEN = "/"  # an encoder's name and that of its history
 
@@ -115,15 +116,9 @@ class JoinedEncoders(NodeEncoder[JoinedInputs]):
             self._mapped({name: encoder(prepared.parts[name]) for name, encoder in self._each()})
         )
 
-    def check_before(self, label_start: int) -> None:
-        """Raise if what an encoder was fitted on may hold anything at or after the first label.
-
-        Raises:
-            ValueError: of the first encoder that does.
-
-        """
-        for _, encoder in self._each():
-            encoder.check_before(label_start)
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return what all encoders were fitted by."""
+        return [part for _, encoder in self._each() for part in encoder.fitted_parts()]
 
     def train(self, mode: bool = True) -> "JoinedEncoders":
         """Switch dropout on or off, but leave it off in encoders that do not learn."""

@@ -1,11 +1,12 @@
 """Models of behavioural words, such as UserBERT, as node-feature encoders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
 from graphrec.encoders.behavior_words import SentenceTokenizer
+from graphrec.encoders.fit_until import Fitted, FittedUntil
 from graphrec.encoders.sentences import UserSentences
 
 
@@ -35,3 +36,8 @@ class SentenceEncoder(NodeEncoder[UserSentences]):
         """Return a vector for each sentence; (num_queries, out_channels)."""
         vectors: Tensor = self.model(prepared)
         return vectors
+
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return the vocabularies, and the model where it knows until when it was fitted."""
+        model = [self.model] if isinstance(self.model, FittedUntil) else []
+        return [*self.tokenizer.fitted, *model]

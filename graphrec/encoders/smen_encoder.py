@@ -9,6 +9,7 @@ from torch import Tensor
 from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.bag_of_interests import BagOfInterests, InterestCounter, concatenate_bags
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
+from graphrec.encoders.fit_until import Fitted
 from graphrec.encoders.input_reader import InputReader, prepare_queries
 from graphrec.encoders.smen import SMEN
 from samplers import EdgeType
@@ -66,15 +67,9 @@ class SMENEncoder(NodeEncoder[BagOfInterests]):
         vectors: Tensor = self.smen(prepared)
         return vectors
 
-    def check_before(self, label_start: int) -> None:
-        """Raise if interests or training may have seen anything at or after the first label.
-
-        Raises:
-            ValueError: ``fit_until`` of either is later than ``label_start``.
-
-        """
-        self.counter.items.check_before(label_start)
-        self.smen.check_before(label_start)
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return the interests and the model."""
+        return [self.counter.items, self.smen]
 
 
 def read_bags(

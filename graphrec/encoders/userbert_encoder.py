@@ -1,9 +1,12 @@
 """UserBERT behind the contract of a node-feature encoder: a tokeniser in front of the model."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Int64
 from torch import Tensor
 
 from graphrec.encoders.behavior_words import SentenceTokenizer
+from graphrec.encoders.fit_until import Fitted
 from graphrec.encoders.input_reader import InputReader, prepare_queries
 from graphrec.encoders.sentence_batches import concatenate_sentences
 from graphrec.encoders.sentence_encoder import SentenceEncoder
@@ -47,15 +50,10 @@ class UserBERTEncoder(SentenceEncoder):
         assert isinstance(self.model, UserBERT)
         return self.model
 
-    def check_before(self, label_start: int) -> None:
-        """Raise if a vocabulary or the pre-training may have seen anything at or after the first label.
-
-        Raises:
-            ValueError: ``fit_until`` of either is later than ``label_start``.
-
-        """
-        self.tokenizer.check_before(label_start)
-        self.bert.check_before(label_start)
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return the vocabularies, the model, and what it keeps of those that it was made for."""
+        made_by = self.bert.sizes.made_by
+        return [*super().fitted_parts(), *([] if made_by is None else [made_by])]
 
 
 def read_sentences(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graph_builders import CategoricalColumn, FeatureTable, NumericColumn
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
-from graphrec.encoders.fit_until import FittedUntil
+from graphrec.encoders.fit_until import Fitted, FittedUntil
 from graphrec.encoders.heatmap import Heatmaps, concatenate_heatmaps
 from graphrec.encoders.heatmap_cnn import HeatmapEncoder
 
@@ -231,6 +231,10 @@ class ProfileNetwork(FittedUntil, NodeEncoder[ProfileInputs]):
             vectors.append(self.static(prepared.number, prepared.code))
         embedding: Tensor = self.join(torch.cat(vectors, dim=1))
         return embedding
+
+    def fitted_parts(self) -> Sequence[Fitted]:
+        """Return the network itself, which knows until when it was fitted."""
+        return [self]
 
     def train(self, mode: bool = True) -> "ProfileNetwork":
         """Switch to training mode, or to evaluation mode where nothing of the network learns."""

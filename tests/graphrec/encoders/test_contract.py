@@ -16,6 +16,7 @@ from graphrec.encoders.base import HistoryRequest, NodeEncoder
 from graphrec.encoders.behavior_sequences import SequenceTokenizer, behavior_request
 from graphrec.encoders.behavior_words import SentenceTokenizer, long_words, short_words
 from graphrec.encoders.dupn import DUPN, DUPNEncoder
+from graphrec.encoders.fit_until import latest_fit
 from graphrec.encoders.heatmap import HeatmapChannel, HeatmapEncoding
 from graphrec.encoders.heatmap_cnn import LEVELS, HeatmapCNN, HeatmapEncoder, narrow_levels
 from graphrec.encoders.input_reader import InputReader
@@ -239,6 +240,17 @@ def test_a_gradient_reaches_every_parameter(case):
         if p.numel() and (p.grad is None or not bool(p.grad.any()))
     ]
     assert not without
+
+
+def test_labels_before_the_fit_are_refused(case):
+    encoder, _, _ = case
+    encoder.check_before(NOW)
+    if isinstance(encoder, HeatmapEncoder):
+        assert not encoder.fitted_parts()  # it has no words, and nothing was pre-trained
+        return
+    assert latest_fit(encoder.fitted_parts()) == (0 if isinstance(encoder, SMENEncoder) else NOW)
+    with pytest.raises(ValueError, match="fitted on data until"):
+        encoder.check_before(-1 if isinstance(encoder, SMENEncoder) else NOW - 1)
 
 
 def test_a_checkpoint_gives_the_same_vectors(case, tmp_path):
