@@ -8,6 +8,7 @@ from graphrec.encoders.joined import JoinedEncoders
 from graphrec.encoders.precomputed import PrecomputedVectors, precompute
 from tests.graphrec.encoders.test_contract import (
     CASES,
+    NOW,
     NUM_USERS,
     events_of,
     prepared,
@@ -72,3 +73,65 @@ def test_the_last_of_equal_queries_counts_and_without_any_there_is_no_table():
         precompute(table, reader, node[:0], time[:0])
     with pytest.raises(ValueError, match="batch_size"):
         precompute(table, reader, node, time, batch_size=0)
+
+
+def test_there_is_one_time_and_one_vector_a_query():
+    graph, encoder, node, time, _ = made()
+    reader = InputReader(graph, "user", encoder.requests, fields=encoder.fields)
+    # shapes are checked under pytest alone: a caller's are not
+    with pytest.raises(ValueError, match="one time, got 11 nodes and 10 times"):
+        precompute.__wrapped__(encoder, reader, node, time[1:])
+    for vectors_given, times in ((12, 11), (10, 11), (11, 10)):
+        with pytest.raises(ValueError, match=f"11 nodes, {times} times and {vectors_given} vectors"):
+            PrecomputedVectors.__init__.__wrapped__(
+                object.__new__(PrecomputedVectors), node, time[:times], torch.zeros(vectors_given, 2)
+            )
+
+
+def saved(table, path):
+    torch.save(table.state_dict(), path)
+    return torch.load(path, weights_only=True)
+
+
+def test_a_file_holds_queries_and_vectors(tmp_path):
+    graph, _, node, time, table = made()
+    wanted = vectors(table, graph, "user", node, time)
+    state = saved(table, tmp_path / "table.pt")
+    again = PrecomputedVectors.from_state(state)
+    assert torch.equal(vectors(again, graph, "user", node, time), wanted)
+    assert (len(again), again.fit_until) == (len(table), NOW)
+    # other queries, as many or fewer, and vectors that would be taken for these
+    for num_others in (len(table), 2):
+        users = torch.arange(num_others)
+        others = torch.full((num_others, table.out_channels), 7.0)
+        other = PrecomputedVectors(users, torch.full_like(users, 5), others)
+        joined = JoinedEncoders({"known": other}, out_channels=3)
+        joined.load_state_dict({f"encoders.known.{name}": one for name, one in state.items()}, strict=False)
+        assert torch.equal(vectors(other, graph, "user", node, time), wanted)
+        assert other.fit_until == NOW
+        with pytest.raises(ValueError, match="no vector was computed of node 0 as of 5"):
+            prepared(other, graph, "user", users[:1], torch.tensor([5]))
+    with pytest.raises(RuntimeError, match="size mismatch for vector"):
+        PrecomputedVectors(node, time, torch.zeros(len(node), 1)).load_state_dict(state)
+
+
+def test_half_a_state_and_one_of_another_fit_change_nothing(tmp_path):
+    graph, _, node, time, table = made()
+    wanted = vectors(table, graph, "user", node, time)
+    state = saved(PrecomputedVectors(node, time, wanted + 1, fit_until=NOW - 1), tmp_path / "table.pt")
+    for part in state:
+        with pytest.raises(ValueError, match="vectors without their queries, or queries without vectors"):
+            table.load_state_dict({part: state[part]}, strict=False)
+    with pytest.raises(ValueError, match=f"fitted on data until {NOW - 1}, this encoder of the computed"):
+        table.load_state_dict(state)
+    assert torch.equal(vectors(table, graph, "user", node, time), wanted)
+
+
+@pytest.mark.parametrize("name", ["UserBERT", "DUPN", "SMEN", "example", "all, gated"])
+def test_labels_before_the_fit_are_refused_as_by_the_encoder(name):
+    _, encoder, _, _, table = made(name)
+    until = table.fit_until
+    for one in (encoder, table, JoinedEncoders({"known": table}, out_channels=2)):
+        one.check_before(until)
+        with pytest.raises(ValueError, match=f"on data until {until}, labels begin at {until - 1}"):
+            one.check_before(until - 1)
