@@ -1,5 +1,7 @@
 """Vectors computed once: those of the encoder itself, bit for bit, and of no other node or time."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -80,7 +82,7 @@ def test_there_is_one_time_and_one_vector_a_query():
     reader = InputReader(graph, "user", encoder.requests, fields=encoder.fields)
     # shapes are checked under pytest alone: a caller's are not
     with pytest.raises(ValueError, match="one time, got 11 nodes and 10 times"):
-        precompute.__wrapped__(encoder, reader, node, time[1:])
+        inspect.unwrap(precompute)(encoder, reader, node, time[1:])
     for vectors_given, times in ((12, 11), (10, 11), (11, 10)):
         with pytest.raises(ValueError, match=f"11 nodes, {times} times and {vectors_given} vectors"):
             PrecomputedVectors.__init__.__wrapped__(
