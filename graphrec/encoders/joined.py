@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graph_builders import FeatureTable
+from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.base import EncoderInput, HistoryRequest, NodeEncoder
 from graphrec.encoders.fit_until import Fitted
 
@@ -42,7 +43,9 @@ class JoinedEncoders(NodeEncoder[JoinedInputs]):
         how: "concatenated" or "gated".
 
     Raises:
-        ValueError: no encoder, a name that torch or the names of histories cannot take, or another ``how``.
+        TypeError: a part is no node-feature encoder.
+        ValueError: no encoder, a name that torch or the names of histories cannot take, ``out_channels`` that
+            is no whole number above 0, or another ``how``.
 
     """
 
@@ -56,12 +59,18 @@ class JoinedEncoders(NodeEncoder[JoinedInputs]):
         super().__init__()
         if how not in ("concatenated", "gated"):
             raise ValueError(f'how must be "concatenated" or "gated", got {how!r}')
-        wrong = [name for name in encoders if not name or BETWEEN in name or "." in name]
-        if not encoders or wrong or out_channels < 1:
+        check_whole_number("out_channels", out_channels, 1)
+        names = [name for name in encoders if isinstance(name, str) and name]
+        # torch keeps parts as attributes: no part can be called as what its dictionary has already
+        taken = [name for name in names if hasattr(nn.ModuleDict(), name)]
+        if not encoders or len(names) < len(encoders) or taken or {BETWEEN, "."} & {*"".join(names)}:
             raise ValueError(
-                "give one encoder at least, each a name without a slash or a dot, and out_channels of 1 or "
-                f"more: got {list(encoders)} and out_channels={out_channels}"
+                "give one encoder at least, each a name without a slash or a dot that torch does not use "
+                f"itself: got {list(encoders)}, of which torch uses {taken}"
             )
+        for name, one in encoders.items():
+            if not isinstance(one, NodeEncoder):
+                raise TypeError(f"part {name!r} is a {type(one).__name__}, it must be a NodeEncoder")
         self.encoders = nn.ModuleDict(encoders)
         self.out_channels, self.how = out_channels, how
         self.requests: dict[str, HistoryRequest] = {

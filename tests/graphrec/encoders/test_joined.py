@@ -68,7 +68,15 @@ def test_what_cannot_be_joined_is_refused():
     for names in ([], ["a/b"], ["a.b"], [""]):
         with pytest.raises(ValueError, match="each a name without a slash or a dot"):
             JoinedEncoders(dict.fromkeys(names, encoders["life"]), out_channels=4)
-    with pytest.raises(ValueError, match="out_channels=0"):
+    for name in ("keys", "training", "_modules"):
+        with pytest.raises(ValueError, match=rf"of which torch uses \['{name}'\]"):
+            JoinedEncoders({name: encoders["life"]}, out_channels=4)
+    make = JoinedEncoders.__init__.__wrapped__  # types are checked under pytest alone: a caller's are not
+    with pytest.raises(TypeError, match="part 'linear' is a Linear, it must be a NodeEncoder"):
+        make(object.__new__(JoinedEncoders), {**encoders, "linear": torch.nn.Linear(2, 3)}, out_channels=4)
+    with pytest.raises(ValueError, match="each a name"):
+        make(object.__new__(JoinedEncoders), {3: encoders["life"]}, out_channels=4)
+    with pytest.raises(ValueError, match="out_channels must be a whole number of at least 1, got 0"):
         JoinedEncoders(encoders, out_channels=0)
     with pytest.raises(ValueError, match="how must be"):
         JoinedEncoders.__init__.__wrapped__(two("gated", graph)[1], encoders, out_channels=4, how="added")
