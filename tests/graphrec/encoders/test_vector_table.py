@@ -61,10 +61,40 @@ def test_error_is_of_what_would_be_read():
 
 
 def test_wrong_numbers():
-    with pytest.raises(ValueError, match="num_slots must be at least 1"):
-        VectorTable(3, 2, period=10, num_slots=0)
-    with pytest.raises(ValueError, match="max_age not negative"):
-        VectorTable(3, 2, period=10, max_age=-1)
+    make = VectorTable.__init__.__wrapped__  # types are checked under pytest alone: a caller's are not
+    right = {"num_nodes": 3, "channels": 2, "period": 10}
+    for name, least, values in (
+        ("num_nodes", 1, (0, True, "3")),
+        ("channels", 1, (0, 2.0)),
+        ("period", 1, (0, 1.5, "10")),
+        ("num_slots", 1, (0, False, None)),
+        ("max_age", 0, (-1, float("nan"), 1.5, True, "7")),
+    ):
+        for value in values:
+            with pytest.raises(ValueError, match=f"{name} must be a whole number of at least {least}, got"):
+                make(object.__new__(VectorTable), **{**right, name: value})
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_node_without_a_row_is_refused(wrong):
+    table = VectorTable(3, 2, period=10)
+    node, time = torch.tensor([0, wrong]), torch.tensor([5, 5])
+    for call in (lambda: table.write(node, time, torch.ones(2, 2)), lambda: table.read(node, time)):
+        with pytest.raises(ValueError, match=rf"rows for the nodes 0 to 2, got {wrong}: .*graph\.num_nodes"):
+            call()
+    assert not table.vector.any()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_refused(wrong):
+    table = VectorTable(3, 2, period=10)
+    vector = torch.tensor([[1.0, 1.0], [1.0, wrong]])
+    with pytest.raises(ValueError, match="1 of 2 vectors are not finite, the first of node 2"):
+        table.write(torch.tensor([0, 2]), torch.tensor([5, 5]), vector)
+    assert not table.read(torch.arange(3), torch.full((3,), 9)).known.any()
+    largest = torch.full((2, 2), torch.finfo(torch.float32).max)  # their sum overflows, they do not
+    table.write(torch.tensor([0, 2]), torch.tensor([5, 5]), largest)
+    assert table.read(torch.arange(3), torch.full((3,), 9)).known.tolist() == [True, False, True]
 
 
 # ---- inside LSTTM --------------------------------------------------------------------------------
