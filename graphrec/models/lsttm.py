@@ -135,10 +135,17 @@ class ShortTermGraph(nn.Module):
         after_hop = graph.num_nodes_after_hop[name]
         wanted = after_hop[0 if self.encoded_nodes == "seeds" else -1]
         vectors: Tensor = self.encoder_projection[name](self._fresh(name, graph))
+        if wanted < len(vectors) < after_hop[-1]:
+            raise ValueError(
+                f"the batch has the input of {len(vectors)} nodes of type {name!r}, {wanted} of them seeds: "
+                "EncodedNodes(share=...) is for a model with vector_tables; give it a VectorTable, or take "
+                "share=0"
+            )
         if len(vectors) != wanted:
             raise ValueError(
                 f"the model encodes {self.encoded_nodes!r} nodes of type {name!r}, here {wanted}, the batch "
-                f"has the input of {len(vectors)}: EncodedNodes(nodes=...) must be the model's encoded_nodes"
+                f"has the input of {len(vectors)}: EncodedNodes(nodes=...) must be the model's encoded_nodes "
+                "(and share 0 where it has no vector_tables)"
             )
         return vectors
 

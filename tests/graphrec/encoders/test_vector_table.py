@@ -187,6 +187,15 @@ def test_stored_vectors_are_older_weights_vectors():
     assert table.error(node[rows], time[rows], fresh).relative_error == pytest.approx(0.2, abs=1e-5)
 
 
+def test_a_share_without_a_table_is_named():
+    encoder = CountEncoder(TO_USER)
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(encoder, "seeds"))
+    model = toy_model(sizes, num_layers=1, encoders={"user": encoder}, nodes="seeds")
+    data = replace(data, encoders={"user": replace(data.encoders["user"], share=0.5)})
+    with pytest.raises(ValueError, match=r"EncodedNodes\(share=\.\.\.\) is for a model with vector_tables"):
+        model(collate(data, torch.arange(150, 190)))
+
+
 def test_wrong_options():
     encoder = CountEncoder(TO_USER)
     data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, user=(encoder, "seeds"))
