@@ -57,7 +57,7 @@ from graph_builders.datasets.complete_journey_tasks import NO_GENRE, query_times
 from graph_builders.datasets.downstream_tasks import DownstreamTask
 from graph_builders.datasets.first_purchases import DAY
 from graph_builders.datasets.preference_tasks import category_preference_tasks
-from graph_builders.option_checks import check_whole_number, check_whole_numbers
+from graph_builders.option_checks import check_seeds, check_whole_numbers
 from graphrec.encoders.base import HistoryRequest
 from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.item_text import fit_word_vocabulary, item_words, known_items
@@ -174,10 +174,7 @@ class FrozenUsersConfig:
         if unknown:
             raise ValueError(f"no rows {unknown}; there are {names}")
         check_whole_numbers(self, max_queries=1)
-        for seed in self.seeds:
-            check_whole_number("a seed of FrozenUsersConfig.seeds", seed, 0)
-        if not self.seeds or len({*self.seeds}) < len(self.seeds):
-            raise ValueError(f"name at least a seed, and each once: got {list(self.seeds)}")
+        check_seeds("FrozenUsersConfig.seeds", self.seeds)
         epochs = list(self.probe_epochs)
         if not epochs or epochs != sorted({*epochs}) or epochs[0] < 1:
             raise ValueError(f"probe_epochs must be rising numbers above 0, got {epochs}")

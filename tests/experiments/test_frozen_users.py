@@ -150,7 +150,7 @@ def test_a_second_run_computes_nothing_and_the_page_has_all(finished, monkeypatc
 def test_what_is_refused():
     for options, words in (
         ({"rows": ("BERT",)}, "no rows"),
-        ({"seeds": ()}, "at least a seed"),
+        ({"seeds": ()}, "at least one seed"),
         ({"seeds": (0, 1, 0)}, r"each once: got \[0, 1, 0\]"),
         ({"seeds": (0, -1)}, "seeds must be a whole number of at least 0, got -1"),
         ({"seeds": (0.5,)}, "seeds must be a whole number of at least 0, got 0.5"),
