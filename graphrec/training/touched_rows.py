@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from graphrec.nn.embedding_bag import weighted_bags
+from graphrec.nn.embedding_bag import weighted_bags, weighted_ragged_bags
 from graphrec.training.parameters import embedding_tables
 
 _EMBEDDING = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
@@ -120,6 +120,8 @@ class _Lookup:
             if self.padding_index is None:
                 return found
             return torch.where((self.index == self.padding_index)[..., None], found.detach(), found)
+        if self.ptr is not None and self.weight is not None:
+            return weighted_ragged_bags(index, self.ptr, table, self.weight)
         if self.ptr is not None:
             size = self.ptr.diff()
             bag = torch.repeat_interleave(torch.arange(len(size), device=index.device), size)
@@ -154,11 +156,8 @@ def _lookup(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
             return None
         padding %= len(given["weight"])  # negative ones count from the end
     weight, ptr = given.get("per_sample_weights"), given.get("offsets")
-    if ptr is not None:
-        if weight is not None:
-            return None
-        if not given.get("include_last_offset"):
-            ptr = functional.pad(ptr, (0, 1), value=len(given["input"]))
+    if ptr is not None and not given.get("include_last_offset"):
+        ptr = functional.pad(ptr, (0, 1), value=len(given["input"]))
     return _Lookup(given["input"], given["weight"], mode, weight, padding, ptr)
 
 

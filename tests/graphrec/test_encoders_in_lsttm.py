@@ -1,11 +1,14 @@
-"""SMEN, DUPN, the heatmaps' CNN and these together as features of users in LSTTM's short-term graph."""
+"""SMEN, DUPN, the CNN of heatmaps, these together and the example as features of users in LSTTM."""
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from graphrec.encoders.bag_of_interests import InterestCounter
+from examples.own_encoder import AgedFields
+from graphrec.encoders.bag_of_interests import BagOfInterests, InterestCounter
+from graphrec.encoders.base import HistoryRequest
 from graphrec.encoders.behavior_sequences import SequenceTokenizer, behavior_request
 from graphrec.encoders.dupn import DUPN, DUPNEncoder
 from graphrec.encoders.heatmap import HeatmapChannel, HeatmapEncoding
@@ -18,9 +21,17 @@ from graphrec.encoders.smen_encoder import SMENEncoder
 from graphrec.encoders.vocabulary import fit_profile, fit_vocabularies
 from graphrec.training.batches import collate
 from graphrec.training.loop import click_loss
-from graphrec.training.meta import meta_backward
+from graphrec.training.meta import adapted_loss, meta_backward
 from graphrec.training.meta_tasks import MetaConfig, MetaTask
-from tests.graphrec.test_lsttm_encoders import LOG, PERIOD, TO_USER, toy_graph, toy_inputs, toy_model
+from tests.graphrec.test_lsttm_encoders import (
+    LOG,
+    PERIOD,
+    TO_USER,
+    toy_graph,
+    toy_inputs,
+    toy_model,
+    userbert,
+)
 
 INTERESTS = ItemInterests(
     interest=torch.arange(10)[:, None] % 4, weight=torch.ones(10, 1), num_interests=4, fit_until=0
@@ -65,7 +76,28 @@ def together():
     )
 
 
-CASES = {"SMEN": smen, "DUPN": dupn, "heatmap": heatmap, "together": together}
+def bert():
+    torch.manual_seed(0)
+    return userbert(toy_graph(LOG.rows))
+
+
+def example():
+    request = HistoryRequest(edge_types=(TO_USER,), fields=("kind",))
+    vocabularies = fit_vocabularies(toy_graph(LOG.rows), [request], fit_until=10**6, min_count=1)
+    torch.manual_seed(0)
+    encoder = AgedFields([TO_USER], vocabularies, channels=4)
+    torch.nn.init.constant_(encoder.log_half_life, -3.0)  # about three minutes
+    return encoder
+
+
+CASES = {
+    "SMEN": smen,
+    "DUPN": dupn,
+    "heatmap": heatmap,
+    "together": together,
+    "example": example,
+}
+EVERY = {"UserBERT": bert, **CASES}  # most is tested of UserBERT in test_lsttm_encoders.py
 
 
 @pytest.fixture(params=CASES)
@@ -114,3 +146,54 @@ def test_later_events_change_no_earlier_score(make_encoder):
     late = torch.tensor([time >= at + PERIOD for _, _, time, _ in LOG.rows])
     torch.testing.assert_close(before[~late], after[~late], rtol=1e-6, atol=1e-6)
     assert not torch.allclose(before[late], after[late], rtol=1e-6, atol=1e-6)
+
+
+def in_double(value):
+    """A copy with every float32 tensor inside as float64, but for counts, whose type is checked."""
+    if isinstance(value, BagOfInterests):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.dtype == torch.float32 else value
+    if isinstance(value, dict):
+        return {name: in_double(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(in_double, value))
+    if not hasattr(value, "__dict__"):
+        return value
+    result = copy(value)
+    for name, one in vars(value).items():
+        object.__setattr__(result, name, in_double(one))
+    return result
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_temporal_maml_of_second_order_has_the_slope_of_the_adapted_loss(name):
+    encoder = EVERY[name]()
+    data, sizes, _ = toy_inputs(LOG.rows, LOG.rows, num_layers=1, user=(encoder, "all"))
+    model = toy_model(sizes, num_layers=1, encoders={"user": encoder}).eval().double()
+    parameters = list(model.parameters())
+    generator = torch.Generator().manual_seed(1)
+
+    def draw():
+        return [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+
+    with torch.no_grad():  # narrow tables have next to no second derivatives
+        for parameter, value in zip(parameters, draw(), strict=True):
+            parameter += 0.2 * value
+    parts = [in_double(collate(data, torch.arange(start, start + 20))) for start in (200, 220)]
+    task = MetaTask(support=parts[0], query=parts[1])
+    meta = MetaConfig(learning_rate=0.1, embedding_learning_rate=1.0, order=2)
+    meta_backward(model, [task], meta)
+    direction, start = draw(), [parameter.detach().clone() for parameter in parameters]
+    slope = sum((p.grad * value).sum() for p, value in zip(parameters, direction, strict=True))
+    meta_backward(model, [task], replace(meta, order=1))
+    of_first_order = sum((p.grad * value).sum() for p, value in zip(parameters, direction, strict=True))
+    losses, step = [], 1e-7  # small: few kinks of ReLU and maxima lie between
+    for sign in (1, -1):
+        with torch.no_grad():
+            for parameter, origin, value in zip(parameters, start, direction, strict=True):
+                parameter.copy_(origin + sign * step * value)
+        losses.append(adapted_loss(model, task, meta))
+    expected = (losses[0] - losses[1]) / (2 * step)
+    torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-7)
+    assert abs(of_first_order - slope) > 1e-3 * abs(slope)  # the terms of second order are there

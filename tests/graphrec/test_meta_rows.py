@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
-from graphrec.nn.embedding_bag import weighted_bags
+from graphrec.nn.embedding_bag import weighted_bags, weighted_ragged_bags
 from graphrec.training.parameters import descent_rates, embedding_tables
 from graphrec.training.touched_rows import touched_rows
 
@@ -38,6 +38,13 @@ READS = {
     ),
     "ragged bags, mean": lambda table, index: functional.embedding_bag(
         index.flatten(), table.weight, torch.tensor([0, 2, 2, index.numel()]), include_last_offset=True
+    ),
+    "ragged bags, weighted": lambda table, index: functional.embedding_bag(
+        index.flatten(),
+        table.weight,
+        torch.tensor([0, 1, 1]),
+        mode="sum",
+        per_sample_weights=1.0 + index.flatten().double(),
     ),
 }
 WHOLE = {
@@ -185,6 +192,32 @@ def test_derivatives_under_torch_func():
 
     torch.testing.assert_close(second(fast), second(plain))
     assert second(plain).abs().sum() > 1
+
+
+def test_ragged_bags_are_torchs_and_have_derivatives_of_any_order():
+    table, _ = bag_inputs()
+    index, ptr = torch.tensor([3, 3, 0, 6, 5, 3]), torch.tensor([0, 2, 2, 3, 6])  # the second bag is empty
+    weight = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    reference = functional.embedding_bag(
+        index, table, ptr, mode="sum", per_sample_weights=weight, include_last_offset=True
+    )
+    found = weighted_ragged_bags(index, ptr, table, weight)
+    assert torch.equal(found, reference)
+    wanted = torch.autograd.grad(reference.sin().sum(), (table, weight))
+    torch.testing.assert_close(torch.autograd.grad(found.sin().sum(), (table, weight)), wanted)
+
+    def bags(table, weight):
+        return weighted_ragged_bags(index, ptr, table, weight).sin()
+
+    def gradients(table, weight):
+        return torch.autograd.grad(bags(table, weight).square().sum(), (table, weight), create_graph=True)
+
+    assert gradcheck(bags, (table, weight))
+    assert gradgradcheck(bags, (table, weight))
+    assert gradgradcheck(gradients, (table, weight))
+    none = weighted_ragged_bags(index[:0], torch.zeros(3, dtype=torch.int64), table, weight[:0])
+    assert torch.equal(none, torch.zeros(2, 2, dtype=torch.float64))
+    assert not torch.autograd.grad(none.sum(), table)[0].any()
 
 
 def test_empty_bags():
