@@ -13,6 +13,7 @@ from torch.nn import functional
 from graph_builders.option_checks import check_whole_number
 from graphrec.encoders.bag_of_interests import BagOfInterests, PeriodBags
 from graphrec.encoders.fit_until import FittedUntil
+from graphrec.nn.precision import at_least_float32
 
 
 class MultiAnchor(nn.Module):
@@ -47,7 +48,7 @@ class MultiAnchor(nn.Module):
 
     def shares(self, interest: Float[Tensor, "num channels"]) -> Float[Tensor, "num num_anchors"]:
         """Return how each interest is shared out over the anchors, from its embedding; rows add up to 1."""
-        return (self.key(torch.relu(interest)) @ self.anchor.T).softmax(dim=1)
+        return at_least_float32(self.key(torch.relu(interest)) @ self.anchor.T).softmax(dim=1)
 
     def forward(self, bags: PeriodBags) -> Float[Tensor, "num_periods num_anchors channels"]:
         """Return what each anchor gets of each period, 0 of an empty one."""

@@ -167,7 +167,9 @@ class ShortTermGraph(nn.Module):
         stored = table.read(node, time)
         if self.training:
             table.write(node[rows], time[rows], fresh.detach())
-        vector = stored.vector.to(fresh.dtype).index_copy(0, rows, fresh)
+        # under autocast new vectors may be bfloat16, stored ones are not
+        dtype = torch.promote_types(fresh.dtype, stored.vector.dtype)
+        vector = stored.vector.to(dtype).index_copy(0, rows, fresh.to(dtype))
         known = stored.known.index_fill(0, rows, True)
         projected: Tensor = self.encoder_projection[name](vector)
         return torch.where(known[:, None], projected, self.not_encoded[name])

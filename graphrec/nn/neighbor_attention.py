@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from graphrec.nn import compiled
 from graphrec.nn.embedding_bag import weighted_bags
+from graphrec.nn.precision import at_least_float32
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 _differentiated_twice = ContextVar("_differentiated_twice", default=False)
@@ -52,8 +53,11 @@ def neighbor_attention(
 
     A node without neighbours gets zeros. No (D, K, H, C) tensor is made. On the CPU this is a compiled loop
     with first derivatives, but for those by ``edge_attr``; :func:`twice_differentiable` keeps to torch's
-    operations.
+    operations. Both compute in float32 under autocast: it is sums, not large products.
     """
+    logit, source_logit, source, edge_attr, edge_weight = (
+        at_least_float32(value) for value in (logit, source_logit, source, edge_attr, edge_weight)
+    )
     on_cpu = source.device.type == "cpu" and source.dtype in (torch.float32, torch.float64)
     if on_cpu and not edge_attr.requires_grad and not _differentiated_twice.get():
         inputs = (logit, source_logit, source, edge_weight)
@@ -61,7 +65,10 @@ def neighbor_attention(
         attend = _Attend.apply if torch.is_grad_enabled() else _Attend.forward
         out, pooled, _, _ = attend(*inputs, neighbor, mask, edge_attr, negative_slope)
         return out, pooled
-    return _by_operations(logit, source_logit, source, edge_weight, neighbor, mask, edge_attr, negative_slope)
+    with torch.autocast(source.device.type, enabled=False):
+        return _by_operations(
+            logit, source_logit, source, edge_weight, neighbor, mask, edge_attr, negative_slope
+        )
 
 
 def _by_operations(

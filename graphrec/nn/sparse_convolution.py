@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from graphrec.nn.precision import at_least_float32
+
 
 @dataclass(frozen=True, eq=False)
 class SparseImages:
@@ -85,7 +87,8 @@ def _patches(
     value_SI = value_SI.index_add(
         0, place_of_cell * in_channels + images.channel, images.value.to(weight.dtype)
     ).view(-1, in_channels)
-    patch_SC = value_SI @ weight.permute(1, 2, 3, 0).reshape(in_channels, -1)
+    # under autocast the product is bfloat16: patches are summed up, and statistics taken, in float32
+    patch_SC = at_least_float32(value_SI @ weight.permute(1, 2, 3, 0).reshape(in_channels, -1))
     # the place (r, c) reads the cells (r + i - before, c + j - before)
     i = torch.arange(kernel_rows, device=device) - same_padding(kernel_rows)[0]
     j = torch.arange(kernel_columns, device=device) - same_padding(kernel_columns)[0]

@@ -1,11 +1,12 @@
 """What trainings of sentence models share: Adam at one rate for all weights, full or mixed precision."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
+from graphrec.nn.precision import precision_region
 from graphrec.training.loop import OptimizerConfig
 
 
@@ -49,4 +50,4 @@ class AdamConfig:
 
     def precision(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context in which the model is run."""
-        return torch.autocast(device.type, torch.bfloat16) if self.mixed_precision else nullcontext()
+        return precision_region(device, mixed=self.mixed_precision)

@@ -14,6 +14,7 @@ from graph_builders.option_checks import check_choices, check_numbers, check_who
 from graphrec.encoders.base import NodeEncoder
 from graphrec.encoders.fit_until import move_trained_encoders
 from graphrec.models.inputs import ClickBatch
+from graphrec.nn.precision import at_least_float32, precision_region
 from graphrec.training.checkpoint import (
     check_made_from,
     check_parts,
@@ -49,6 +50,9 @@ class OptimizerConfig:
         batch_size: rows a step; of a part of it with ``accumulate``.
         accumulate: batches whose mean gradient makes a step, so that a step has so many times the rows in the
             memory of one batch. Each batch counts alike; the last step of an epoch may have fewer.
+        mixed_precision: the model's products in bfloat16, by autocast. Parameters, the optimiser's state,
+            sums over neighbours and bags, and the loss stay float32. It pays on a GPU, and on a CPU that has
+            such products. Scores (:func:`predict`) and online updates are computed in float32.
 
     """
 
@@ -64,6 +68,7 @@ class OptimizerConfig:
     epochs: int = 3
     batch_size: int = 512
     accumulate: int = 1
+    mixed_precision: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -124,9 +129,10 @@ def click_loss(model: Callable[[Any], torch.Tensor], batch: Any, *, pair_weight:
     """Binary cross entropy of clicked and unclicked impressions: LSTTM equation (7).
 
     With ``pair_weight``, plus that times the loss of the order of each user's rows in the batch, which needs
-    the batch's ``user_id``. The batch is a ``ClickBatch``, or another with a ``label`` for each row.
+    the batch's ``user_id``. The batch is a ``ClickBatch``, or another with a ``label`` for each row. Under
+    autocast logits of 16 bits become float32 before the loss.
     """
-    logit = model(batch)
+    logit = at_least_float32(model(batch))
     loss = functional.binary_cross_entropy_with_logits(logit, batch.label)
     if not pair_weight:
         return loss
@@ -172,7 +178,9 @@ def train(
         move_trained_encoders(model, fit_until)
 
     def backward(batch: Any) -> torch.Tensor:  # anything that can be moved and that click_loss takes
-        loss = click_loss(model, batch.to(device), pair_weight=config.pair_weight)
+        batch = batch.to(device)
+        with precision_region(device, mixed=config.mixed_precision):
+            loss = click_loss(model, batch, pair_weight=config.pair_weight)
         loss.backward()
         return loss.detach()
 

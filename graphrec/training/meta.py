@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 
 from graphrec.nn.neighbor_attention import twice_differentiable
+from graphrec.nn.precision import precision_region
 from graphrec.training.loop import OptimizerConfig, TrainingPoint, click_loss, train_steps
 from graphrec.training.meta_tasks import MetaConfig, MetaTask
 from graphrec.training.parameters import descent_rates
@@ -45,7 +46,12 @@ class TaskGradient:
 
 
 def task_gradient(
-    model: nn.Module, task: MetaTask, config: MetaConfig, *, pair_weight: float = 0.0
+    model: nn.Module,
+    task: MetaTask,
+    config: MetaConfig,
+    *,
+    pair_weight: float = 0.0,
+    mixed_precision: bool = False,
 ) -> TaskGradient:
     r"""Differentiate a task's query loss through its inner steps (``order`` 2) or past them (1).
 
@@ -54,10 +60,11 @@ def task_gradient(
         g_2 = (I - \alpha \nabla^2 L_{support}(\theta))\, \nabla L_{query}(\theta'), \qquad
         g_1 = \nabla L_{query}(\theta')
 
-    With ``pair_weight`` the query loss is that of ``loop.click_loss`` with it; the support loss is not.
+    With ``pair_weight`` the query loss is that of ``loop.click_loss`` with it; the support loss is not. With
+    ``mixed_precision`` the model's products of both are bfloat16; weights, steps and losses are float32.
     The model is left in evaluation mode, its weights and buffers as they were.
     """
-    adapter = _Adapter(model, task, config, pair_weight)
+    adapter = _Adapter(model, task, config, pair_weight, mixed_precision)
     weights = adapter.touched.gather(model)
     if config.order == 2:
         # torch's fused attention has no second derivative, its plain one has
@@ -120,7 +127,14 @@ def train_meta(
         if not tasks:
             raise ValueError("a batch of tasks is empty: leave it out")
         moved = [MetaTask(task.support.to(device), task.query.to(device)) for task in tasks]
-        return meta_backward(model, moved, meta, sparse=sparse, pair_weight=config.pair_weight)
+        return meta_backward(
+            model,
+            moved,
+            meta,
+            sparse=sparse,
+            pair_weight=config.pair_weight,
+            mixed_precision=config.mixed_precision,
+        )
 
     return train_steps(
         model,
@@ -143,6 +157,7 @@ def meta_backward(
     *,
     sparse: bool = False,
     pair_weight: float = 0.0,
+    mixed_precision: bool = False,
 ) -> Float[Tensor, ""]:
     """Set ``grad`` of each trainable parameter to the mean over the tasks, and return their mean loss.
 
@@ -152,9 +167,13 @@ def meta_backward(
         config: the inner step.
         sparse: gradients of tables as sparse tensors of the touched rows.
         pair_weight: weight of the order of a user's query rows, as in ``OptimizerConfig``.
+        mixed_precision: the model's products in bfloat16, as in ``OptimizerConfig``.
 
     """
-    found = [task_gradient(model, task, config, pair_weight=pair_weight) for task in tasks]
+    found = [
+        task_gradient(model, task, config, pair_weight=pair_weight, mixed_precision=mixed_precision)
+        for task in tasks
+    ]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parts = [(one.row.get(name), one.gradient[name] / len(found)) for one in found]
@@ -166,10 +185,15 @@ class _Adapter:
     """The losses of one task as functions of the fast weights."""
 
     def __init__(
-        self, model: nn.Module, task: MetaTask, config: MetaConfig, pair_weight: float = 0.0
+        self,
+        model: nn.Module,
+        task: MetaTask,
+        config: MetaConfig,
+        pair_weight: float = 0.0,
+        mixed_precision: bool = False,
     ) -> None:
         self.model, self.task, self.config = model.eval(), task, config
-        self.pair_weight = pair_weight
+        self.pair_weight, self.mixed_precision = pair_weight, mixed_precision
         self.touched = touched_rows(model, [task.support, task.query])
         self.rates = descent_rates(
             model,
@@ -179,11 +203,13 @@ class _Adapter:
 
     def loss(self, weights: Weights, batch: Any, number: int, pair_weight: float = 0.0) -> Tensor:
         """Mean loss of a batch; ``number`` is 0 for the support rows and 1 for the query rows."""
-        return click_loss(
-            lambda rows: self.touched.logits(self.model, weights, rows, number),
-            batch,
-            pair_weight=pair_weight,
-        )
+        # inside of torch.func's transforms, whose backward passes so lie outside of the region
+        with precision_region(batch.label.device, mixed=self.mixed_precision):
+            return click_loss(
+                lambda rows: self.touched.logits(self.model, weights, rows, number),
+                batch,
+                pair_weight=pair_weight,
+            )
 
     def adapt(self, weights: Weights) -> Weights:
         """Descend the support loss."""

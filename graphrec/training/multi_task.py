@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from graph_builders.option_checks import check_choices, check_whole_numbers
 from graphrec.encoders.fit_until import FittedUntil, move_fit_until
 from graphrec.models.dupn_heads import TaskHead, TaskRows
+from graphrec.nn.precision import at_least_float32, precision_region
 from graphrec.training.checkpoint import (
     check_made_from,
     check_parts,
@@ -421,7 +422,9 @@ def fit_tasks(
             batch = batch.to(device)
             head = model.heads[batch.name]
             assert isinstance(head, TaskHead)
-            loss = head.loss(model(batch.name, batch.inputs, batch.rows), batch.rows)
+            with precision_region(device, mixed=config.optimizer.mixed_precision):
+                logit = model(batch.name, batch.inputs, batch.rows)
+            loss = head.loss(at_least_float32(logit), batch.rows)
             weighted = config.task_weights.get(batch.name, 1.0) * model.weighted(batch.name, loss)
             weighted.backward()  # one task's graph after the other: memory of one
             total += weighted.detach()
@@ -666,13 +669,16 @@ def _facts(
     also: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a run is made from, as plain values that a checkpoint keeps."""
+    optimizer = asdict(config.optimizer)
+    if not config.optimizer.mixed_precision:  # a run that began before there was the option goes on
+        del optimizer["mixed_precision"]
     facts = {
         **also,
         "fit_until": fit_until,
         "interleaving": config.interleaving,
         "task_weights": {name: float(value) for name, value in config.task_weights.items()},
         "random_seed": config.random_seed,
-        "optimizer": asdict(config.optimizer),
+        "optimizer": optimizer,
         "rows": {name: _digest(task) for name, task in data.items()},
         "tasks": list(data),  # their order decides that of steps
         "model": {**shape_of_model(model), "is_frozen": model.is_frozen},
