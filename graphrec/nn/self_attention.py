@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphrec.nn.precision import at_least_float32
+
 
 class SASRecBlock(nn.Module):
     r"""One block: every event gathers from itself and the older ones, then goes through two linear maps.
@@ -54,7 +56,8 @@ class SASRecBlock(nn.Module):
         seen_NQK = past_QK & mask[:, None, :]
         # written out, not as the fused kernel, which has no second derivative
         logit_NHQK = query_NHLC @ key_NHLC.transpose(2, 3) / query_NHLC.shape[-1] ** 0.5
-        logit_NHQK = logit_NHQK.masked_fill(~seen_NQK[:, None], torch.finfo(x.dtype).min)
+        logit_NHQK = at_least_float32(logit_NHQK)  # the softmax, where products are bfloat16
+        logit_NHQK = logit_NHQK.masked_fill(~seen_NQK[:, None], torch.finfo(logit_NHQK.dtype).min)
         alpha_NHQK = logit_NHQK.softmax(dim=-1) * seen_NQK[:, None]
         gathered = (alpha_NHQK @ value_NHLC).transpose(1, 2).flatten(2)
         out = x + self.dropout(gathered)

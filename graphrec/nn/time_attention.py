@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from graphrec.nn.precision import at_least_float32
+
 
 class TimeEncoding(nn.Module):
     r"""Spans of time as vectors whose inner products depend on the difference of the spans alone.
@@ -107,7 +109,8 @@ class TGATLayer(nn.Module):
             for lin in (self.lin_key, self.lin_value)
         )
         logit_DKH = torch.einsum("dhc,dkhc->dkh", query_DHC, key_DKHC) / query_DHC.shape[-1] ** 0.5
-        logit_DKH = logit_DKH.masked_fill(~mask[..., None], torch.finfo(x.dtype).min)
+        logit_DKH = at_least_float32(logit_DKH)  # the softmax, where products are bfloat16
+        logit_DKH = logit_DKH.masked_fill(~mask[..., None], torch.finfo(logit_DKH.dtype).min)
         alpha_DKH = self.dropout(logit_DKH.softmax(dim=1) * mask[..., None])
         gathered = torch.einsum("dkh,dkhc->dhc", alpha_DKH, value_DKHC).flatten(1)
         out: Tensor = self.feed_forward(torch.cat([gathered, x], dim=1))
