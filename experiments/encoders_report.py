@@ -132,6 +132,7 @@ def encoders_benchmark_section(rows: Sequence[dict[str, Any]]) -> str:
             else f"{row['accumulate']} x {row['batch_size']}"
         )
         name = row["encoder"] + (", checkpoints" if row["checkpoint_activations"] else "")
+        name += ", mixed precision" if row["mixed_precision"] else ""
         cells = [row["group"], name, row["device"], step, row["num_neighbors"], row["nodes"]]
         cells += [f"{row['milliseconds_a_step']:,.0f}", _mib(row["peak_mib"])]
         lines.append(f"| {' | '.join(map(str, cells))} |")

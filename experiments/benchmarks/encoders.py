@@ -1,11 +1,11 @@
 """LSTTM with each user encoder trained end to end: peak memory and seconds of a step, by batch and fan-out.
 
-``python -m experiments.benchmarks.encoders`` writes ``experiments/results/encoders_benchmark.jsonl``. The
-data is KuaiRand-Pure, the day and the sizes those of ``python -m experiments encoders_table``. Memory is what
-the process has at most during some steps, less what it had before the first, when free memory has been given
-back; so the data, the model and what a former case took do not count. Batches are prepared ahead by a thread,
-and count. Time is the median over the steps of the processor's seconds. On a GPU, where there is one, memory
-is the GPU's and time the wall's. Linux alone.
+``python -m experiments.benchmarks.encoders`` writes ``experiments/results/encoders_benchmark.jsonl``, case by
+case, and measures none again that is there. The data is KuaiRand-Pure, the day and the sizes those of
+``python -m experiments encoders_table``. Memory is what the process has at most during some steps, less what it
+had before the first, when free memory has been given back; so the data, the model and what a former case took
+do not count. Batches are prepared ahead by a thread, and count. Time is the median over the steps of the
+processor's seconds. On a GPU, where there is one, memory is the GPU's and time the wall's. Linux alone.
 """
 
 import argparse
@@ -22,17 +22,18 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
-from experiments.benchmarks.measured_rows import devices, machine_facts
+from experiments.benchmarks.measured_rows import devices, is_measured, machine_facts
 from experiments.config import TEST_DAYS, lsttm_with_preference
 from experiments.encoders_report import BENCHMARK, encoders_benchmark_section
 from experiments.encoders_table import KINDS
 from experiments.inputs import load_inputs
 from experiments.peak_memory import PeakMemory
 from experiments.protocol import NeuralOnDay, prepare_day
-from experiments.results_table import write_lines
+from experiments.results_table import read_lines, write_lines
 from experiments.tested_day import TestedDay
 from experiments.user_encoders import JoinedFeatures, SMENFeatures
 from graphrec.encoders.userbert import UserBERT
+from graphrec.nn.precision import precision_region
 from graphrec.training.batches import click_loader, rows_between
 from graphrec.training.loop import make_optimizer
 
@@ -54,6 +55,7 @@ class Case:
         nodes: which users are encoded.
         accumulate: batches of a step.
         checkpoint_activations: UserBERT computes its insides again in the backward pass.
+        mixed_precision: products in bfloat16.
         device: "cpu" or "cuda".
         num_steps: that are timed.
 
@@ -66,6 +68,7 @@ class Case:
     nodes: Literal["seeds", "all"] = "seeds"
     accumulate: int = 1
     checkpoint_activations: bool = False
+    mixed_precision: bool = False
     device: str = "cpu"
     num_steps: int = 5
 
@@ -87,7 +90,9 @@ def cases(device: str) -> list[Case]:
         bert,
         replace(bert, batch_size=128, accumulate=4),
         replace(bert, checkpoint_activations=True),
+        replace(bert, mixed_precision=True),
         replace(bert, batch_size=128, accumulate=4, checkpoint_activations=True),
+        replace(bert, batch_size=128, accumulate=4, checkpoint_activations=True, mixed_precision=True),
     ]
     return [*by_batch, *by_fan_out, *less]
 
@@ -97,16 +102,18 @@ def measure(day: TestedDay, case: Case) -> dict[str, Any]:
     torch.set_num_threads(1)
     model, batches = _model_and_batches(day, case)
     optimizer = make_optimizer(model.model, model.config.optimizer)
-    on_gpu = case.device == "cuda"
+    device, on_gpu = torch.device(case.device), case.device == "cuda"
     clock, times = time.perf_counter if on_gpu else time.process_time, list[float]()
     gc.collect()
-    memory = PeakMemory(torch.device(case.device))
+    memory = PeakMemory(device)
     for _ in range(WARM_UP + case.num_steps):
         began = clock()
         optimizer.zero_grad(set_to_none=True)
         for batch in islice(batches, case.accumulate):
             moved = batch.to(case.device)
-            loss = functional.binary_cross_entropy_with_logits(model.model(moved), moved.label)
+            with precision_region(device, mixed=case.mixed_precision):
+                logit = model.model(moved).float()
+            loss = functional.binary_cross_entropy_with_logits(logit, moved.label)
             (loss / case.accumulate).backward()
         optimizer.step()
         if on_gpu:
@@ -159,11 +166,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     day = prepare_day(load_inputs(path=options.path), TEST_DAYS[-1])
     out: Path = options.out
-    rows, facts = list[dict[str, Any]](), machine_facts()
+    rows, facts = read_lines(out), machine_facts()
     out.parent.mkdir(parents=True, exist_ok=True)
     for device in devices():
         for case in cases(device):
-            if options.group not in (None, case.group):
+            if options.group not in (None, case.group) or is_measured(case, rows):
                 continue
             rows.append({**measure(day, case), **facts})
             write_lines(out, rows)  # after each case: what was measured stays

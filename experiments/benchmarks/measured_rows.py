@@ -1,9 +1,11 @@
 """What benchmarks share: the machine in words, cases in processes of their own, peak memory."""
 
+import json
 import platform
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from datetime import date
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -43,6 +45,12 @@ def measure_alone(measure: Callable[..., dict[str, Any]], *arguments: Any) -> di
     context = get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return pool.submit(measure, *arguments).result()
+
+
+def is_measured(case: Any, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether rows, each with its case's fields, have one of a case: a dataclass."""
+    wanted = json.loads(json.dumps(asdict(case)))  # as files have it: tuples are lists
+    return any(all(row.get(name) == value for name, value in wanted.items()) for row in rows)
 
 
 def peak_mib(device: str) -> float:

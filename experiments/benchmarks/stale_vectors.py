@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.benchmarks.measured_rows import machine_facts
+from experiments.benchmarks.measured_rows import is_measured, machine_facts
 from experiments.config import LSTTMConfig, lsttm_with_preference
 from experiments.encoders_report import STALE, stale_vectors_section
 from experiments.encoders_table import KINDS, id_features
@@ -192,8 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     day = prepare_day(load_inputs(path=options.path), DAY)
     out.parent.mkdir(parents=True, exist_ok=True)
     for case in cases():
-        wanted = asdict(case)
-        if any(all(row[name] == value for name, value in wanted.items()) for row in rows):
+        if is_measured(case, rows):
             continue
         rows.append({**measure(day, case), **machine_facts(), "fingerprint": day.inputs.fingerprint})
         write_lines(out, rows)

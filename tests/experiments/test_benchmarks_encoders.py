@@ -33,6 +33,7 @@ def test_a_case_trains_and_is_measured(day):
         TINY,
         replace(TINY, encoder=ALL, nodes="all", num_neighbors=2),
         replace(TINY, encoder="UserBERT", accumulate=2, checkpoint_activations=True),
+        replace(TINY, encoder="UserBERT", mixed_precision=True),
         replace(TINY, encoder="none"),
     ):
         row = measure(day, case)
