@@ -2,9 +2,9 @@
 
 ``python -m experiments.benchmarks.encoders`` writes ``experiments/results/encoders_benchmark.jsonl``, case by
 case, and measures none again that is there. The data is KuaiRand-Pure, the day and the sizes those of
-``python -m experiments encoders_table``. Memory is what the process has at most during some steps, less what it
-had before the first, when free memory has been given back; so the data, the model and what a former case took
-do not count. Batches are prepared ahead by a thread, and count. Time is the median over the steps of the
+``python -m experiments encoders_table``. Memory is what the process has at most during some steps, less what
+it had before the first, when free memory has been given back; so the data, the model and what a former case
+took do not count. Batches are prepared ahead by a thread, and count. Time is the median over the steps of the
 processor's seconds. On a GPU, where there is one, memory is the GPU's and time the wall's. Linux alone.
 """
 
