@@ -55,7 +55,7 @@ def lurm_section(results: Path, data: str) -> str:
         return "Nothing has been run yet."
     first = lines[".rows"][0]
     found = [
-        f"{first['title']}. {' '.join(first['notes'])} {first['num_words']:,} words, D = "
+        f"{first['title'].rstrip('.')}. {' '.join(first['notes'])} {first['num_words']:,} words, D = "
         f"{first['num_interests']:,}."
     ]
     for family, heading in HEADINGS.items():
