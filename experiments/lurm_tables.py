@@ -581,6 +581,9 @@ class LurmTables:
                 table.find(row_named(name, ROWS), "representation", seed)
                 for name in ("LURM, not trained", CANDIDATE)
             )
+            if table.data.name not in self.config.ablation_data:
+                print(f"no picture of {table.data.name}: LURM before training is a row of --ablation-data")
+                continue
             if before is None or after is None or before.frame is None or after.frame is None:
                 raise ValueError(
                     f"{table.data.name}: there are no vectors of {CANDIDATE!r} and 'LURM, not trained', seed "
@@ -592,7 +595,7 @@ class LurmTables:
                 from_frame(before.frame)[asked],
                 from_frame(after.frame)[asked],
                 self.config.settings.num_anchors,
-                table.data.title.partition(".")[0],
+                table.data.title.partition(". ")[0],
                 path,
             )
             print(f"drawn: {path}")

@@ -465,13 +465,15 @@ def test_the_forecast_counts_what_is_left(finished, shop, tmp_path, capsys):
     assert not (tmp_path / "results").exists()
 
 
-def test_pictures(finished, shop, tmp_path):
+def test_pictures(finished, shop, tmp_path, capsys):
     picture = replace(CONFIG, picture=True)
     tables_in(finished.stored.parent, shop, picture).run()
     drawn = finished.docs / "lurm_anchors_complete_journey.svg"
     assert drawn.stat().st_size > 10_000
     with pytest.raises(ValueError, match="run these rows first"):
         tables_in(tmp_path, shop, picture).run()
+    tables_in(tmp_path, shop, replace(picture, ablation_data=("online_retail",))).run()
+    assert "no picture of complete_journey" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
