@@ -10,7 +10,7 @@ from experiments.benchmarks.dupn import OUTPUT, dupn_benchmark_section
 from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
-from experiments.task_report import METRICS, difference_cell, figure_cell
+from experiments.task_report import METRICS, difference_cell, differences_table, figure_cell, method_table
 from graphrec.encoders.sentences import FIRST
 
 TABLES = "dupn_tables"
@@ -104,37 +104,29 @@ def lines_of(results: Path, suffix: str, data: str) -> list[dict[str, Any]]:
 
 def _figure_table(figures: Sequence[Mapping[str, Any]], tests: Sequence[Mapping[str, Any]]) -> list[str]:
     figures = [line for line in figures if line["figure"] != MEAN]
-    first = {line["figure"]: line for line in reversed(figures)}
-    tasks = list(dict.fromkeys(line["figure"] for line in figures))
-    by = {(line["method"], line["figure"]): line for line in figures}
-    methods = list(dict.fromkeys(line["method"] for line in figures))
-    headings = [f"{task}, {METRICS.get(first[task]['metric'], first[task]['metric'])}" for task in tasks]
+    first = dict[str, Mapping[str, Any]]()
+    for line in figures:
+        first.setdefault(line["figure"], line)
     asked = ", ".join(
-        f"{task} {first[task]['num_queries']:,} rows of {first[task]['num_users']:,} users" for task in tasks
+        f"{task} {line['num_queries']:,} rows of {line['num_users']:,} users" for task, line in first.items()
     )
+    headings = {
+        (task, line["metric"]): f"{task}, {METRICS.get(line['metric'], line['metric'])}"
+        for task, line in first.items()
+    }
     found = [
         f"Test: {asked}. Mean ± deviation over the seeds.",
         "",
-        f"| | seeds | {' | '.join(headings)} |",
-        "| --- | ---: |" + " ---: |" * len(tasks),
+        *method_table(figures, headings),
     ]
-    for method in methods:
-        cells = [figure_cell(by.get((method, task))) for task in tasks]
-        seeds = max(len(line["seeds"]) for line in figures if line["method"] == method)
-        found.append(f"| {method} | {seeds} | {' | '.join(cells)} |")
-    compared = {(test["other"], test["figure"]): test for test in tests}
-    if compared:
+    if tests:
         found += [
             "",
             f"{tests[0]['method']} minus each row: 95% interval of a bootstrap over users, p after Holm's "
             "correction over the rows; * marks the best baseline.",
             "",
-            f"| | {' | '.join(tasks)} |",
-            "| --- |" + " --- |" * len(tasks),
+            *differences_table(tests, list(first)),
         ]
-        for method in dict.fromkeys(test["other"] for test in tests):
-            cells = [difference_cell(compared.get((method, task))) for task in tasks]
-            found.append(f"| {method} | {' | '.join(cells)} |")
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.search import GAUC
-from experiments.task_report import difference_cell, figure_cell, task_table
+from experiments.task_report import differences_table, method_table, task_table
 
 TABLE, FROZEN_USERS = "encoders_table", "frozen_users"
 BENCHMARK, STALE = "encoders_benchmark.jsonl", "stale_vectors.jsonl"
@@ -68,7 +68,7 @@ def encoders_section(results: Path, data: str) -> str:
             f"{first['num_queries']:,} impressions of {first['num_users']:,} users on "
             f"{' and '.join(rows[0]['days'])}; mean ± deviation over the seeds.",
             "",
-            *_table(clicks, headings),
+            *method_table(clicks, headings),
             "",
             *_differences(tests_of[CLICKS]),
             "### Within what one user was shown in one period",
@@ -76,7 +76,7 @@ def encoders_section(results: Path, data: str) -> str:
             "GAUC: the mean AUC of the groups of a user's impressions in a period, weighted by impressions; "
             f"groups of one class are left out. Impressions: {_sizes(grouped)}.",
             "",
-            *_table(grouped, within),
+            *method_table(grouped, within),
             "",
             *_differences(tests_of[GROUPED]),
             "### By the user's past events",
@@ -84,7 +84,7 @@ def encoders_section(results: Path, data: str) -> str:
             "AUC of the impressions whose user had clicked or skipped so many videos before: "
             f"{_sizes(buckets)} impressions.",
             "",
-            *_table(buckets, {(line["figure"], "auc"): line["figure"] for line in buckets}),
+            *method_table(buckets, {(line["figure"], "auc"): line["figure"] for line in buckets}),
             "",
             *_differences(tests_of[PAST_EVENTS]),
             "### Costs",
@@ -177,33 +177,18 @@ def _others(row: Mapping[str, Any]) -> str:
     return words + (f", {stored['share']:.0%} encoded" if stored["share"] else "")
 
 
-def _table(figures: Sequence[Mapping[str, Any]], headings: Mapping[tuple[str, str], str]) -> list[str]:
-    by = {(line["method"], line["figure"], line["metric"]): line for line in figures}
-    found = [f"| | seeds | {' | '.join(headings.values())} |", "| --- |" + " ---: |" * (len(headings) + 1)]
-    for method in dict.fromkeys(line["method"] for line in figures):
-        cells = [figure_cell(by.get((method, *column))) for column in headings]
-        seeds = max(len(line["seeds"]) for line in figures if line["method"] == method)
-        found.append(f"| {method} | {seeds} | {' | '.join(cells)} |")
-    return found
-
-
 def _differences(tests: Sequence[Mapping[str, Any]]) -> list[str]:
     found = list[str]()
     for base in dict.fromkeys(test["method"] for test in tests):
         own = [test for test in tests if test["method"] == base]
         names = list(dict.fromkeys(test["figure"] for test in own))
-        by = {(test["other"], test["figure"]): test for test in own}
         found += [
             f'"{base}" minus each row, {"GAUC" if own[0]["metric"] == GAUC else "AUC"}: 95% interval of a '
             "bootstrap over users, p after Holm's correction over the rows. Below zero the row is better.",
             "",
-            f"| | {' | '.join(names)} |",
-            "| --- |" + " --- |" * len(names),
+            *differences_table(own, names),
+            "",
         ]
-        for method in dict.fromkeys(test["other"] for test in own):
-            cells = [difference_cell(by.get((method, name))) for name in names]
-            found.append(f"| {method} | {' | '.join(cells)} |")
-        found.append("")
     return found
 
 

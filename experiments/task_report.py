@@ -65,6 +65,33 @@ def task_table(
     return found
 
 
+def method_table(figures: Sequence[Mapping[str, Any]], headings: Mapping[tuple[str, str], str]) -> list[str]:
+    """Return a row a method, with its seeds and the figures that the headings name.
+
+    Args:
+        figures: of ``figure_rows``.
+        headings: of the columns, by (figure, metric).
+
+    """
+    by = {(line["method"], line["figure"], line["metric"]): line for line in figures}
+    found = [f"| | seeds | {' | '.join(headings.values())} |", "| --- |" + " ---: |" * (len(headings) + 1)]
+    for method in dict.fromkeys(line["method"] for line in figures):
+        cells = [figure_cell(by.get((method, *column))) for column in headings]
+        seeds = max(len(line["seeds"]) for line in figures if line["method"] == method)
+        found.append(f"| {method} | {seeds} | {' | '.join(cells)} |")
+    return found
+
+
+def differences_table(tests: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[str]:
+    """Return a row for each method that the candidate of ``compare_methods`` is compared with, by figure."""
+    by = {(test["other"], test["figure"]): test for test in tests}
+    found = [f"| | {' | '.join(figures)} |", "| --- |" + " --- |" * len(figures)]
+    for method in dict.fromkeys(test["other"] for test in tests):
+        cells = [difference_cell(by.get((method, figure))) for figure in figures]
+        found.append(f"| {method} | {' | '.join(cells)} |")
+    return found
+
+
 def figure_cell(line: Mapping[str, Any] | None) -> str:
     """Return mean ± deviation over the seeds of a figure; nothing where there is none."""
     if line is None:
