@@ -113,10 +113,6 @@ def make_model(
             options["preference_channels"] = preference_channels
         return BASELINE_MODELS[config.model](sizes, **options)
     num_types = len(inputs.short_term_relations(config.short_term_domains, config.short_term_behaviors))
-    tables = dict[NodeType, VectorTable]()
-    if isinstance(config, LSTTMConfig) and config.user_encoder is not None and encoders:
-        table = stored_users(inputs, encoders["user"], config.user_encoder)
-        tables = {} if table is None else {"user": table}
     if isinstance(config, TGATConfig):
         return TGATRanker(
             sizes,
@@ -128,6 +124,10 @@ def make_model(
             hidden_channels=config.hidden_channels,
             dropout=config.dropout,
         )
+    tables = dict[NodeType, VectorTable]()
+    if config.user_encoder is not None and encoders:
+        table = stored_users(inputs, encoders["user"], config.user_encoder)
+        tables = {} if table is None else {"user": table}
     return LSTTM(
         sizes,
         long_channels=channels if config.long_term else 0,
@@ -218,12 +218,12 @@ class NeuralOnDay:
         data = self.data.with_graph(self.graphs.before_day() if self.graphs else None)
         rows = row_numbers(past.rows)
         if self.config.meta is None:
-            self.curve = self._train_plain(data, rows, self.config.optimizer, self.checkpoint)
+            self.curve = self.train_plain(data, rows, self.config.optimizer, self.checkpoint)
         else:
             first = self.config.plain_first
             kept = None if self.checkpoint is None else self.checkpoint.with_suffix(".first.pt")
             if first is not None:
-                self._train_plain(data, rows, first, kept)
+                self.train_plain(data, rows, first, kept)
             tasks = MetaTasks(
                 data,
                 rows,
@@ -249,7 +249,7 @@ class NeuralOnDay:
         self.updated = UpdatedModels(self.model, self.updates, device=self.device)
         self.timings.training += time.perf_counter() - began
 
-    def _train_plain(
+    def train_plain(
         self, data: ClickData, rows: Tensor, config: OptimizerConfig, checkpoint: Path | None
     ) -> list[TrainingPoint]:
         """Train on plain batches; a finished checkpoint is read and nothing is trained."""

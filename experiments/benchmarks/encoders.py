@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.nn import functional
 
 from experiments.benchmarks.measured_rows import devices, is_measured, machine_facts
 from experiments.config import TEST_DAYS, lsttm_with_preference
@@ -35,7 +34,7 @@ from experiments.user_encoders import JoinedFeatures, SMENFeatures
 from graphrec.encoders.userbert import UserBERT
 from graphrec.nn.precision import precision_region
 from graphrec.training.batches import click_loader, rows_between
-from graphrec.training.loop import make_optimizer
+from graphrec.training.loop import click_loss, make_optimizer
 
 OUTPUT = Path(__file__).parents[1] / "results" / BENCHMARK
 NONE, ALL = "none", "all four"
@@ -112,8 +111,7 @@ def measure(day: TestedDay, case: Case) -> dict[str, Any]:
         for batch in islice(batches, case.accumulate):
             moved = batch.to(case.device)
             with precision_region(device, mixed=case.mixed_precision):
-                logit = model.model(moved).float()
-            loss = functional.binary_cross_entropy_with_logits(logit, moved.label)
+                loss = click_loss(model.model, moved)
             (loss / case.accumulate).backward()
         optimizer.step()
         if on_gpu:

@@ -26,7 +26,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from experiments.benchmarks.measured_rows import MIB, machine_facts, measured_rows, peak_mib
+from experiments.benchmarks.measured_rows import machine_facts, measured_rows, peak_mib
+from experiments.peak_memory import MIB
 from experiments.results_table import write_lines
 from graphrec.encoders.heatmap import HOURS, Heatmaps
 from graphrec.encoders.heatmap_cnn import LEVELS, HeatmapCNN, compress, narrow_levels

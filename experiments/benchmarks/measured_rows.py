@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from experiments.peak_memory import MIB
+
 Case = TypeVar("Case")
-MIB = 1 << 20
 
 
 def machine_facts() -> dict[str, str]:

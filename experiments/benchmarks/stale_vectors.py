@@ -12,9 +12,8 @@ import gc
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,8 +34,8 @@ from experiments.user_encoders import StoredUsers
 from graphrec.encoders.vector_table import StaleError, VectorTable
 from graphrec.evaluation import auc
 from graphrec.models import LSTTM
-from graphrec.training.batches import ClickData, click_batches, click_loader, rows_between
-from graphrec.training.loop import predict, train
+from graphrec.training.batches import ClickData, click_batches, rows_between
+from graphrec.training.loop import predict
 
 OUTPUT = Path(__file__).parents[1] / "results" / STALE
 DAY, NUM_DAYS = "2022-05-03", 2  # scored, and trained on before it
@@ -85,24 +84,25 @@ def cases() -> list[Case]:
 
 def measure(day: TestedDay, case: Case) -> dict[str, Any]:
     """Train, score the day, and return costs, AUC and the error of stored vectors after each epoch."""
+    errors = list[StaleError | None]()
+
+    def at_epochs_end(done: int, total: int) -> None:
+        if done and done % (total // case.epochs) == 0:
+            errors.append(stale_error(made, data, scored, size))
+
     config = _config(case)
-    made = NeuralOnDay(day, config, case.random_seed, updates={}, snapshots=None, device=CPU)
+    size = config.optimizer.batch_size
+    made = NeuralOnDay(
+        day, config, case.random_seed, updates={}, snapshots=None, device=CPU, on_step=at_epochs_end
+    )
     assert made.graphs is not None
     data = made.data.with_graph(made.graphs.before_day())
     length = day.end - day.start
     rows = rows_between(data, day.start - NUM_DAYS * length, day.start)
     scored = rows_between(data, day.start, day.end)
-    size = config.optimizer.batch_size
-    loader = click_loader(data, rows, batch_size=size, shuffle=True, random_seed=case.random_seed)
-    errors = list[StaleError | None]()
-
-    def at_epochs_end(done: int, total: int) -> None:
-        if done and done % len(loader) == 0:
-            errors.append(stale_error(made, data, scored, size))
-
     gc.collect()
     memory, began = PeakMemory(CPU), time.process_time()
-    _train(made, loader.batches, len(loader), at_epochs_end)
+    made.train_plain(data, rows, config.optimizer, None)
     seconds, peak = time.process_time() - began, memory.mib()
     score = predict(made.model, click_batches(data, scored, batch_size=4 * size), device=CPU)
     label = data.impressions.label[scored].numpy()
@@ -139,14 +139,13 @@ def stale_error(made: NeuralOnDay, data: ClickData, rows: Tensor, size: int) -> 
     node, asked, fresh = list[Tensor](), list[Tensor](), list[Tensor]()
     starts = torch.linspace(0, max(len(rows) - size, 0), PROBED_BATCHES).long().tolist()
     for start in dict.fromkeys(starts):
-        for batch in islice(click_batches(data, rows[start : start + size], batch_size=size), 1):
-            graph = batch.graph
-            assert graph is not None
-            others = slice(graph.num_nodes_after_hop["user"][0], None)
-            with torch.no_grad():
-                fresh.append(encoder(graph.encoder_inputs["user"])[others])
-            node.append(graph.node["user"][others])
-            asked.append(graph.node_time["user"][others])
+        graph = next(iter(click_batches(data, rows[start : start + size], batch_size=size))).graph
+        assert graph is not None
+        others = slice(graph.num_nodes_after_hop["user"][0], None)
+        with torch.no_grad():
+            fresh.append(encoder(graph.encoder_inputs["user"])[others])
+        node.append(graph.node["user"][others])
+        asked.append(graph.node_time["user"][others])
     made.model.train(was_training)
     return table.error(torch.cat(node), torch.cat(asked), torch.cat(fresh))
 
@@ -164,19 +163,6 @@ def _config(case: Case) -> LSTTMConfig:
         short_term=replace(base.short_term, num_neighbors=case.num_neighbors),
         user_encoder=encoder,
         optimizer=replace(base.optimizer, epochs=case.epochs, encoder_learning_rate=1e-3),
-    )
-
-
-def _train(
-    made: NeuralOnDay, batches: Callable[..., Any], num_batches: int, on_step: Callable[[int, int], None]
-) -> None:
-    train(
-        made.model,
-        lambda epoch, start: batches(epoch, start_batch=start),
-        num_batches=num_batches,
-        config=made.config.optimizer,
-        device=CPU,
-        on_step=on_step,
     )
 
 
