@@ -334,8 +334,10 @@ class EncodersTable:
     ) -> dict[str, list[dict[str, Any]]]:
         pooled = {name: self._pooled(name, specs, parts) for name, (_, specs, parts) in found.items()}
         figures, families = list[dict[str, Any]](), dict[str, dict[str, MethodScores]]()
+        shown = [next(iter(seeds.values())) for seeds in pooled.values()]
+        past = self._past_events(shown[0]) if shown else np.zeros(0)  # all rows are of the same impressions
         for name, seeds in pooled.items():
-            for family, scores in self._scores(name, seeds).items():
+            for family, scores in self._scores(name, seeds, past).items():
                 families.setdefault(family, {})[name] = scores
                 metric = GAUC if family == GROUPED else "auc"
                 figures += [line for line in figure_rows(scores, family, [metric]) if line["figure"] != MEAN]
@@ -368,10 +370,12 @@ class EncodersTable:
             for seed in dict.fromkeys(spec.seed for spec in specs)
         }
 
-    def _scores(self, name: str, seeds: Mapping[int, RunPredictions]) -> dict[str, MethodScores]:
+    def _scores(
+        self, name: str, seeds: Mapping[int, RunPredictions], past: np.ndarray
+    ) -> dict[str, MethodScores]:
         """Return scores of all clicks, of those of users by their past events, and AUCs within groups."""
         first = next(iter(seeds.values()))
-        user, past = first.user.astype(np.int64), self._past_events(first)
+        user = first.user.astype(np.int64)
         period = self._local_time(first) // self.runner.inputs.period
         clock = self._local_time(first) // self.runner.inputs.units_per_second % DAY // HOUR
         whole = np.ones(len(user), bool)

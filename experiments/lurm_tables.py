@@ -576,14 +576,14 @@ class LurmTables:
 
     def _pictures(self) -> None:
         for table in self.tables:
+            if table.data.name not in self.config.ablation_data:
+                print(f"no picture of {table.data.name}: LURM before training is a row of --ablation-data")
+                continue
             seed = self.config.seeds[0]
             before, after = (
                 table.find(row_named(name, ROWS), "representation", seed)
                 for name in ("LURM, not trained", CANDIDATE)
             )
-            if table.data.name not in self.config.ablation_data:
-                print(f"no picture of {table.data.name}: LURM before training is a row of --ablation-data")
-                continue
             if before is None or after is None or before.frame is None or after.frame is None:
                 raise ValueError(
                     f"{table.data.name}: there are no vectors of {CANDIDATE!r} and 'LURM, not trained', seed "
