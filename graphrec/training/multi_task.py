@@ -669,16 +669,13 @@ def _facts(
     also: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what a run is made from, as plain values that a checkpoint keeps."""
-    optimizer = asdict(config.optimizer)
-    if not config.optimizer.mixed_precision:  # a run that began before there was the option goes on
-        del optimizer["mixed_precision"]
     facts = {
         **also,
         "fit_until": fit_until,
         "interleaving": config.interleaving,
         "task_weights": {name: float(value) for name, value in config.task_weights.items()},
         "random_seed": config.random_seed,
-        "optimizer": optimizer,
+        "optimizer": asdict(config.optimizer),
         "rows": {name: _digest(task) for name, task in data.items()},
         "tasks": list(data),  # their order decides that of steps
         "model": {**shape_of_model(model), "is_frozen": model.is_frozen},
