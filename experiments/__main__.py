@@ -23,7 +23,6 @@ TABLES = {
     "main": "The main table: five test days, three seeds",
     "controls": "Ablations and a negative control: the last test day, one seed",
     "baselines": "Baselines without a graph: the last test day, one seed",
-    "user_encoders": "UserBERT among the users' features of LSTTM: the last test day, one seed",
 }
 USAGE = """usage: python -m experiments COMMAND [OPTIONS]
 
@@ -32,7 +31,6 @@ USAGE = """usage: python -m experiments COMMAND [OPTIONS]
   controls LSTTM without some of its parts, in the paper's form, and on shuffled times
   baselines the paper's baselines beside DeepFM and boosted trees: the last test day, one seed
   meta     LSTTM and DeepFM with and without temporal MAML: the last test day, one seed
-  user_encoders LSTTM with UserBERT among its users' features and without: the last test day, one seed
   lsttm_table LSTTM, its baselines and ablations with a search for each; goes on where it stopped
   userbert_tables UserBERT and its baselines on users' tasks; goes on where it stopped
   meta_profile_tables few-shot profiles: unseen targets, masked labels, imbalance; goes on where it stopped
@@ -129,7 +127,6 @@ def main(arguments: list[str]) -> int:
         "controls": config.controls,
         "baselines": config.baselines,
         "meta": config.meta,
-        "user_encoders": config.user_encoders,
     }
     if command not in named:
         print(f"no command {command!r}\n\n{USAGE}", file=sys.stderr)

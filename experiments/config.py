@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Literal
 
-from experiments.user_encoders import LEARNING, UserBERTFeatures, UserEncoderFeatures
+from experiments.user_encoders import UserEncoderFeatures
 from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
@@ -292,17 +292,7 @@ BASELINES: dict[str, ModelConfig] = {
     "DIN+DeepFM (+external)": BaselineConfig(model="DIN", sequences=("internal", "external")),
 }
 
-ENCODERS: dict[str, ModelConfig] = {
-    f"LSTTM + UserBERT, {learning}": replace(
-        lsttm_with_preference(),
-        user_encoder=UserBERTFeatures(learning=learning),
-        optimizer=OptimizerConfig(encoder_learning_rate=2e-4),
-    )
-    for learning in LEARNING
-}
-ENCODERS["LSTTM of its own table"] = lsttm_with_preference()
-
-ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES, **META, **PREFERENCE, **ENCODERS}
+ALL_MODELS = {**MODELS, **EXTRA_MODELS, **BASELINES, **META, **PREFERENCE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,8 +359,3 @@ def meta() -> MainConfig:
     """Return LSTTM and DeepFM with and without temporal MAML: the last test day, one seed."""
     models = ("LSTTM, temporal MAML", "LSTTM", "DeepFM + counts, temporal MAML", "DeepFM + counts")
     return MainConfig(table="meta", test_days=TEST_DAYS[-1:], seeds=(0,), models=models)
-
-
-def user_encoders() -> MainConfig:
-    """Return LSTTM with UserBERT among its users' features, and without: the last test day, one seed."""
-    return MainConfig(table="user_encoders", test_days=TEST_DAYS[-1:], seeds=(0,), models=tuple(ENCODERS))

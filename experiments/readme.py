@@ -19,7 +19,6 @@ SECTIONS = {  # of each table of the main job, what docs/main_job.md shows; the 
     "main": ("All rows", "AUC by period of the day", "Are the differences real?"),
     "controls": ("All rows",),
     "baselines": ("All rows",),
-    "user_encoders": ("All rows",),
 }
 BENCHMARK_COMMAND = "python -m experiments.benchmarks.samplers"
 EVALUATION_BENCHMARK = "evaluation_benchmark.jsonl"
