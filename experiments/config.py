@@ -5,7 +5,7 @@ from datetime import date
 from typing import Literal
 
 from experiments.user_encoders import UserEncoderFeatures
-from graph_builders.option_checks import check_choices, check_numbers, check_whole_numbers
+from graph_builders.option_checks import check_choices, check_numbers, check_seeds, check_whole_numbers
 from graphrec.models.trees import TreesConfig
 from graphrec.training.batches import ShortTermConfig
 from graphrec.training.long_term import LongTermConfig
@@ -323,8 +323,9 @@ class MainConfig:
     data: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.test_days or not self.seeds or not self.models or not self.update_forms:
-            raise ValueError("name at least one test day, seed, model and form of update")
+        if not self.test_days or not self.models or not self.update_forms:
+            raise ValueError("name at least one test day, model and form of update")
+        check_seeds(self, "seeds")
         for day in self.test_days:
             date.fromisoformat(day)
         if self.period_hours < 1 or 24 % self.period_hours:

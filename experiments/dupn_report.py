@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.dupn import OUTPUT, dupn_benchmark_section
+from experiments.figures import draw_curve, save_figure
 from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
@@ -222,11 +223,11 @@ def draw_pictures(results: Path, data: str, docs: Path) -> list[Path]:
         lines = [line for line in curves if line["part"] == part]
         if lines:
             path = docs / f"dupn_{part}_{data}.svg"
-            _save(draw(lines), path)
+            save_figure(draw(lines), path)
             drawn.append(path)
     if attention:
         path = docs / f"dupn_attention_{data}.svg"
-        _save(_draw_attention(attention[0]), path)
+        save_figure(_draw_attention(attention[0]), path)
         drawn.append(path)
     return drawn
 
@@ -238,7 +239,7 @@ def _draw_transfer(lines: Sequence[Mapping[str, Any]]) -> Any:
     axes = figure.add_subplot()
     for way in dict.fromkeys(line["way"] for line in lines):
         own = sorted((line for line in lines if line["way"] == way), key=lambda line: line["num_labels"])
-        _curve(axes, [line["num_labels"] for line in own], [line["values"] for line in own], WAYS[way])
+        draw_curve(axes, [line["num_labels"] for line in own], [line["values"] for line in own], WAYS[way])
     axes.set(
         xscale="log",
         xlabel=f"labels of the held-out task ({lines[0]['task']})",
@@ -257,7 +258,7 @@ def _draw_updates(lines: Sequence[Mapping[str, Any]]) -> Any:
     for axes, task in zip(panels, tasks, strict=False):
         for way in dict.fromkeys(line["way"] for line in lines):
             own = [line for line in lines if line["way"] == way and line["task"] == task]
-            _curve(axes, [line["day"] + 1 for line in own], [line["values"] for line in own], way)
+            draw_curve(axes, [line["day"] + 1 for line in own], [line["values"] for line in own], way)
         metric = next(line["metric"] for line in lines if line["task"] == task)
         axes.set(title=task, xlabel="day of the log", ylabel=METRICS[metric])
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -321,17 +322,3 @@ def grouped_attention(line: Mapping[str, Any]) -> tuple[list[str], np.ndarray, n
     for bucket, place in enumerate(group):
         summed[:, :, place] += both[:, :, bucket]
     return names, summed[0] / np.maximum(summed[1], 1), summed[1]
-
-
-def _curve(axes: Any, x: Sequence[float], values: Sequence[Sequence[float]], label: str) -> None:
-    """Draw means and a band of one deviation over the seeds."""
-    mean = np.array([np.mean(one) for one in values])
-    spread = np.array([np.std(one, ddof=1) if len(one) > 1 else 0.0 for one in values])
-    (line,) = axes.plot(x, mean, marker="o", markersize=3, label=label)
-    axes.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.15)
-    axes.grid(alpha=0.3)
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})

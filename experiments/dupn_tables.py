@@ -32,7 +32,7 @@ from experiments.resumable import run_resumable
 from experiments.step_clock import ProbeDoneError, StepClock
 from experiments.stored_tables import folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_rows
-from graph_builders.option_checks import check_whole_number
+from graph_builders.option_checks import check_seeds
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -88,10 +88,9 @@ class DUPNTableConfig:
     def __post_init__(self) -> None:
         for name in self.rows:
             row_named(name, METHODS)
-        if not self.seeds or not self.part:
-            raise ValueError("name at least one seed and one part")
-        for seed in self.seeds:
-            check_whole_number("a seed of DUPNTableConfig.seeds", seed, 0)
+        if not self.part:
+            raise ValueError("name at least one part")
+        check_seeds(self, "seeds")
         if self.rows and "variants" not in self.part:
             raise ValueError(
                 f"rows are variants, got {list(self.rows)} with the parts {list(self.part)}: leave rows out, "

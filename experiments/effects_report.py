@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.figures import save_figure
 from experiments.readme import put_between
 from experiments.results_table import ResultRow
 from experiments.simulator_effects import (
@@ -100,8 +101,7 @@ def draw_gain_by_hour(rows: Sequence[ResultRow], path: Path) -> None:
     axes.set_ylabel("gain in AUC")
     axes.set_title(f"SIMULATED data: {MAIN_EFFECT}, by hour")
     axes.legend(frameon=False)
-    # no date in the file: the same figures give the same bytes
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def standard_error(values: Sequence[float]) -> float:

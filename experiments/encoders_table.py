@@ -161,7 +161,7 @@ class EncodersConfig:
             day_bounds(day)
             if day <= validation:
                 raise ValueError(f"rates are chosen on {validation}: test days are later, got {day}")
-        check_seeds("EncodersConfig.seeds", self.seeds)
+        check_seeds(self, "seeds")
         if len({*self.days}) < len(self.days):
             raise ValueError(f"each test day once: got {list(self.days)}")
 

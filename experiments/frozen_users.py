@@ -174,7 +174,7 @@ class FrozenUsersConfig:
         if unknown:
             raise ValueError(f"no rows {unknown}; there are {names}")
         check_whole_numbers(self, max_queries=1)
-        check_seeds("FrozenUsersConfig.seeds", self.seeds)
+        check_seeds(self, "seeds")
         epochs = list(self.probe_epochs)
         if not epochs or epochs != sorted({*epochs}) or epochs[0] < 1:
             raise ValueError(f"probe_epochs must be rising numbers above 0, got {epochs}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.figures import draw_curve, save_figure
 from experiments.results_table import read_lines
 from experiments.search import GAUC
 
@@ -73,16 +74,10 @@ def draw_hours(results: Path, data: str, path: Path) -> bool:
     axes = figure.add_subplot()
     for model in models:
         hours = [hour for hour, name in enumerate(HOURS) if (model, "none", name, "auc") in values]
-        of_hour = [np.asarray(values[model, "none", HOURS[hour], "auc"]) for hour in hours]
-        mean = np.array([one.mean() for one in of_hour])
-        spread = np.array([one.std(ddof=1) if len(one) > 1 else 0.0 for one in of_hour])
-        (line,) = axes.plot(hours, mean, marker="o", markersize=3, label=model)
-        axes.fill_between(hours, mean - spread, mean + spread, color=line.get_color(), alpha=0.15)
+        draw_curve(axes, hours, [values[model, "none", HOURS[hour], "auc"] for hour in hours], model)
     axes.set(xlabel="hour of the day", ylabel="AUC", title=DATA_IN_WORDS.get(data, data))
-    axes.grid(alpha=0.3)
     axes.legend(frameon=False, ncols=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
     return True
 
 

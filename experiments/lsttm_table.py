@@ -31,6 +31,7 @@ from experiments.search import (
     write_trial,
 )
 from experiments.table_rows import ROWS, Group, TableRow, rows_of_data
+from graph_builders.option_checks import check_seeds, check_whole_numbers
 from graph_builders.splits import day_bounds
 from graphrec.evaluation import Comparison
 from graphrec.training.online import OnlineConfig
@@ -95,8 +96,8 @@ class TableConfig:
             raise ValueError(f"no data set {self.data!r}; there are {[*DATA_SETTINGS]}")
         for day in self.days:
             day_bounds(day)
-        if not self.seeds or not self.ablation_seeds or self.jobs < 1 or self.trials < 1:
-            raise ValueError("name at least one seed of each kind, one job and one trial")
+        check_whole_numbers(self, jobs=1, trials=1)
+        check_seeds(self, "seeds", "ablation_seeds")
         impossible = set(self.rows) - {row.name for row in self._all_rows()}
         if impossible:
             raise ValueError(

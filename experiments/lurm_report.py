@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from experiments.benchmarks.user_lives import OUTPUT, lives_section
+from experiments.figures import save_figure
 from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
@@ -119,5 +120,4 @@ def draw_anchors(
         axes.scatter(flat[:, 0], flat[:, 1], c=anchor, cmap="tab10", s=6, linewidths=0, rasterized=True)
         axes.set(title=name, xticks=[], yticks=[])
     figure.suptitle(f"{title}: t-SNE of the {num_anchors} anchors' vectors of {len(place)} users")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)

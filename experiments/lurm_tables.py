@@ -38,6 +38,7 @@ from experiments.resumable import run_resumable
 from experiments.stored_tables import Tables, folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_of, figure_rows
 from graph_builders.datasets.downstream_tasks import DownstreamTask
+from graph_builders.option_checks import check_seeds
 from graphrec.evaluation.probes import ProbeConfig, probe, probe_by_epoch
 
 RESULTS = Path(__file__).parent / "results"
@@ -95,8 +96,9 @@ class LurmConfig:
     def __post_init__(self) -> None:
         for name in self.rows:
             row_named(name, ROWS)
-        if not self.seeds or not self.ablation_seeds or not self.data:
-            raise ValueError("name at least one data set and one seed of each kind")
+        if not self.data:
+            raise ValueError("name at least one data set")
+        check_seeds(self, "seeds", "ablation_seeds")
 
 
 class LurmTable:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.heatmaps import OUTPUT, heatmaps_benchmark_section
+from experiments.figures import save_figure
 from experiments.meta_profile_data import MODALITY, ProfileData
 from experiments.meta_profile_methods import CANDIDATE, IMBALANCE, LEAST_POSITIVES, MASKING, METHODS, NORMAL
 from experiments.readme import put_sections
@@ -308,7 +309,7 @@ def _draw(lines: Lines, levels: Sequence[float], path: Path) -> None:
             axes.grid(alpha=0.3)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 # ---- a customer's heatmap ------------------------------------------------------------------------
@@ -351,9 +352,4 @@ def draw_heatmap(data: ProfileData, path: Path, *, num_cells: int = 600) -> None
         f"({data.title.partition('.')[0]})",
         fontsize=9,
     )
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)

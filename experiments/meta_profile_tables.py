@@ -36,6 +36,7 @@ from experiments.named_rows import row_named
 from experiments.resumable import run_resumable
 from experiments.stored_tables import folder_to_show, marked, put_tables
 from experiments.task_figures import MethodScores, TaskScores, compare_methods, figure_rows
+from graph_builders.option_checks import check_seeds
 from graphrec.models.meta_profile import MultiTaskProfile
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,16 +89,12 @@ class MetaProfileTableConfig:
     def __post_init__(self) -> None:
         for name in self.rows:
             row_named(name, METHODS)
-        if not self.seeds:
-            raise ValueError("name at least one seed")
+        check_seeds(self, "seeds")
         wrong = [fold for fold in self.folds if not 0 <= fold < self.tasks.num_folds]
         if wrong:
             raise ValueError(f"folds must lie in 0 to {self.tasks.num_folds - 1}, got {wrong}")
-        for name in ("seeds", "folds"):
-            numbers = getattr(self, name)
-            if len(set(numbers)) < len(numbers):
-                # a customer would count as often as the fold
-                raise ValueError(f"name each of the {name} once, got {list(numbers)}")
+        if len({*self.folds}) < len(self.folds):  # a customer would count as often as the fold
+            raise ValueError(f"name each of the folds once, got {[*self.folds]}")
 
     def seeds_of(self, method: Method, experiment: Experiment) -> tuple[int, ...]:
         """Return the seeds of a row; where labels are drawn, a seed changes every row."""

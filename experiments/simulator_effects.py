@@ -27,6 +27,7 @@ from experiments.results_table import ResultRow, read_rows, replace_run
 from experiments.tested_day import TestedDay, prepare_day
 from graph_builders.behavior_graph import build_behavior_graph
 from graph_builders.datasets import SimulatedData, SimulatorConfig
+from graph_builders.option_checks import check_seeds
 from graphrec.training.batches import ShortTermConfig, rows_between
 from graphrec.training.long_term import LongTermConfig, LongTermSnapshots, train_long_term
 from graphrec.training.loop import OptimizerConfig
@@ -177,6 +178,7 @@ class EffectsConfig:
     only_tables: bool = False
 
     def __post_init__(self) -> None:
+        check_seeds(self, "seeds")
         for name, wanted, there in (("worlds", self.worlds, WORLDS), ("models", self.models, MODELS)):
             unknown = sorted(set(wanted) - set(there))
             if unknown:

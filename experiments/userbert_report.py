@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.userbert import OUTPUT, userbert_benchmark_section
+from experiments.figures import draw_curve, save_figure
 from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.task_figures import MEAN
@@ -180,17 +181,12 @@ def draw_ablations(results: Path, data: str, path: Path) -> bool:
                 axes.set_axis_off()
                 continue
             for method, label in shown.items():
-                values = np.array(curves[method, family]["values"])
-                epochs, mean = 1 + np.arange(values.shape[1]), values.mean(axis=0)
-                (line,) = axes.plot(epochs, mean, marker="o", markersize=3, label=label)
-                spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
-                axes.fill_between(epochs, mean - spread, mean + spread, color=line.get_color(), alpha=0.15)
+                of_epoch = list(zip(*curves[method, family]["values"], strict=True))
+                draw_curve(axes, range(1, 1 + len(of_epoch)), of_epoch, label)
             metric = METRICS[curves[next(iter(shown)), family]["metric"]]
             axes.set(xlabel="epoch of fine-tuning", ylabel=f"{metric}, {family}", title=title)
-            axes.grid(alpha=0.3)
             axes.legend(frameon=False, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
     return True
 
 
@@ -256,8 +252,7 @@ def draw_sentence(data: UserBERTData, task: DownstreamTask, encoder: UserBERT, p
         title=f"One user's words before {day}: {data.title.partition('.')[0]}",
     )
     axes.legend(frameon=False, loc="upper right", fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
 
 
 def _contents(data: UserBERTData, kind: str, words: BehaviorWords) -> list[str]:

@@ -26,6 +26,7 @@ from experiments.userbert_methods import CANDIDATE, METHODS, Method, TrainingSet
 from experiments.userbert_parts import Chosen, Part, UserBERTParts
 from experiments.userbert_report import TABLES, draw_ablations, draw_sentence, update_userbert_page
 from experiments.userbert_stored import add_to_tables, stored_choice
+from graph_builders.option_checks import check_seeds
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -82,10 +83,7 @@ class UserBERTTableConfig:
     def __post_init__(self) -> None:
         for name in self.rows:
             row_named(name, METHODS)
-        if not self.seeds or not self.ablation_seeds:
-            raise ValueError("name at least one seed of each kind")
-        if min(*self.seeds, *self.ablation_seeds) < 0:
-            raise ValueError(f"seeds must be 0 or more, got {[*self.seeds, *self.ablation_seeds]}")
+        check_seeds(self, "seeds", "ablation_seeds")
         if self.add_to_stored and (self.replace_stored or not self.has_default_options):
             raise ValueError(
                 "--add-to-stored adds to tables made with the default options: leave --replace-stored and "

@@ -30,17 +30,19 @@ def check_whole_number(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
-def check_seeds(name: str, seeds: Sequence[Any]) -> None:
-    """Check that there is a random seed at least, each once, and all of them whole numbers from 0 on.
+def check_seeds(options: Any, *names: str) -> None:
+    """Check that each field has a random seed at least, each once, and all of them whole numbers from 0 on.
 
     Raises:
-        ValueError: naming the seeds by ``name``.
+        ValueError: naming class, field and value.
 
     """
-    if not seeds or len({*seeds}) < len(seeds):
-        raise ValueError(f"{name} names at least one seed, each once: got {[*seeds]}")
-    for seed in seeds:
-        check_whole_number(f"a seed of {name}", seed, 0)
+    for name in names:
+        seeds = getattr(options, name)
+        if not seeds or len({*seeds}) < len(seeds):
+            raise ValueError(f"{_of(options, name)} names at least one seed, each once: got {[*seeds]}")
+        for seed in seeds:
+            check_whole_number(f"a seed of {_of(options, name)}", seed, 0)
 
 
 def check_numbers(

@@ -483,6 +483,6 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
     torch.set_num_threads(num_threads)
     with pytest.raises(ValueError, match="no row 'X'"):
         LurmConfig(rows=("X",))
-    with pytest.raises(ValueError, match="at least one data set and one seed"):
+    with pytest.raises(ValueError, match="at least one seed"):
         LurmConfig(seeds=())
     assert len({row.name for row in ROWS}) == len(ROWS)

@@ -617,5 +617,8 @@ def test_a_missing_folder_is_said_in_one_line(capsys):
 def test_an_unknown_row_is_refused():
     with pytest.raises(ValueError, match="no row 'nothing'"):
         UserBERTTableConfig(rows=("nothing",))
-    with pytest.raises(ValueError, match="seeds must be 0 or more"):
-        UserBERTTableConfig(seeds=(-1,))
+    with pytest.raises(
+        ValueError,
+        match=r"UserBERTTableConfig.ablation_seeds names at least one seed, each once: got \[1, 1\]",
+    ):
+        UserBERTTableConfig(ablation_seeds=(1, 1))
