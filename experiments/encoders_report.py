@@ -7,6 +7,7 @@ from typing import Any
 from experiments.readme import put_sections
 from experiments.results_table import read_lines
 from experiments.search import GAUC
+from experiments.task_figures import MEAN
 from experiments.task_report import differences_table, method_table, task_table
 
 TABLE, FROZEN_USERS = "encoders_table", "frozen_users"
@@ -110,9 +111,32 @@ def frozen_users_section(results: Path) -> str:
         return "Nothing has been run yet."
     found = [f"{rows[0]['title']}", ""]
     for family in dict.fromkeys(line["family"] for line in figures):
-        own = [[line for line in kind if line["family"] == family] for kind in (figures, tests)]
-        found += [f"### {family.capitalize()}", "", *task_table(*own), ""]
+        own, compared, described = (
+            [line for line in kind if line["family"] == family] for kind in (figures, tests, rows)
+        )
+        by_base = {
+            base: [test for test in compared if test["method"] == base]
+            for base in dict.fromkeys(test["method"] for test in compared)
+        }
+        first, *others = by_base.values() or [[]]
+        found += [f"### {family.capitalize()}", "", *task_table(own, first), ""]
+        for more in others:
+            main = MEAN if any(test["figure"] == MEAN for test in more) else more[0]["figure"]
+            found += [
+                f'"{more[0]["method"]}" minus each row, in the same way:',
+                "",
+                *differences_table(more, [main]),
+                "",
+            ]
+        chosen = [f"{row['method']}: {_counted(row['probe'])}" for row in described]
+        found += [f"Probes that validation chose: {'; '.join(chosen)}.", ""]
     return "\n".join(found).rstrip()
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Return each name once, with how often it is there if that is not always."""
+    counts = {name: names.count(name) for name in dict.fromkeys(names)}
+    return " and ".join(name if len(counts) == 1 else f"{name} ({count})" for name, count in counts.items())
 
 
 def encoders_benchmark_section(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,13 +1,14 @@
 """The four encoders as frozen representations of users on the same tasks of Complete Journey.
 
-Each is pre-trained by its own paper's objective on training users before the test, then frozen; an MLP learns
-each task from its vectors. Tasks, users, times and events are those of UserBERT's tables, with category
-preference beside them. Everything is made of parts, so a run goes on where it stopped.
+Each is pre-trained by its own paper's objective on training users before the test, then frozen; a small model
+learns each task from its vectors: an MLP or a logistic regression, which validation chooses. Tasks, users,
+times and events are those of UserBERT's tables, with category preference beside them. Everything is made of
+parts, so a run goes on where it stopped.
 
 The data is called simulated by the Python package that carries it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -63,7 +64,7 @@ from graphrec.encoders.input_reader import InputReader
 from graphrec.encoders.item_text import fit_word_vocabulary, item_words, known_items
 from graphrec.encoders.precomputed import PrecomputedVectors, precompute
 from graphrec.evaluation.genre_ranking import average_precision_at_k
-from graphrec.evaluation.probes import ProbeConfig, probe_by_epoch, probe_sets_by_epoch
+from graphrec.evaluation.probes import ProbeConfig, probe, probe_by_epoch, probe_sets_by_epoch
 from graphrec.models.dupn_heads import ClassHead, TaskRows
 from graphrec.models.user_documents import UserTfidf, word_counts
 from graphrec.training.loop import OptimizerConfig
@@ -76,7 +77,7 @@ PREFERENCE = "category preference"
 NUM_CATEGORIES, HORIZON_DAYS = 4, 60
 K = 10  # of mAP@k
 HEAD_CHANNELS = 32
-BASELINE = "TF-IDF"
+BASELINE, TOGETHER = "TF-IDF", "all four, side by side"
 PURCHASE, COUPONS = ("internal", "purchase"), ("external", "redemption")
 DEPARTMENTS = ("GROCERY", "DRUG GM", "PRODUCE", "MEAT", "MEAT-PCKGD", "DELI", "PASTRY", "NUTRITION")
 TASKS_AT_ONCE = OptimizerConfig(epochs=2, batch_size=256, embedding_learning_rate=1e-3)
@@ -136,7 +137,7 @@ class FrozenRow:
 ROWS = (
     FrozenRow(name=BASELINE, encoder=None),
     *(FrozenRow(name=name, encoder=name) for name in ENCODERS),
-    FrozenRow(name="all four, side by side", encoder="all"),
+    FrozenRow(name=TOGETHER, encoder="all"),
     *(FrozenRow(name=f"{name}, not trained", encoder=name, is_trained=False) for name in ENCODERS),
 )
 
@@ -150,7 +151,9 @@ class FrozenUsersConfig:
         rows: names of rows; none for all.
         seeds: random seeds of encoders and MLPs, each once.
         max_queries: of each pre-training, drawn from training users before the test.
-        probe_epochs: of the MLP, among which validation chooses, for each row, seed and kind of tasks.
+        probe_epochs: of the MLP that reads vectors.
+        probe_strengths: of the logistic regression that reads them in tasks of two classes: the inverse of
+            its penalty. Validation chooses among both, for each row, seed and kind of tasks.
         tasks: how tasks are made.
         only_tables: run nothing, make the tables of what is finished.
         forecast: run nothing, say what is finished.
@@ -163,6 +166,7 @@ class FrozenUsersConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     max_queries: int = 16_000
     probe_epochs: tuple[int, ...] = (3, 10, 30)
+    probe_strengths: tuple[float, ...] = (1e-4, 1e-2, 1.0)
     tasks: DataSettings = DataSettings()
     only_tables: bool = False
     forecast: bool = False
@@ -178,6 +182,8 @@ class FrozenUsersConfig:
         epochs = list(self.probe_epochs)
         if not epochs or epochs != sorted({*epochs}) or epochs[0] < 1:
             raise ValueError(f"probe_epochs must be rising numbers above 0, got {epochs}")
+        for strength in self.probe_strengths:
+            ProbeConfig(kind="logistic", strength=strength)  # which refuses a wrong one
 
 
 class FrozenUsers:
@@ -304,7 +310,7 @@ class FrozenUsers:
         """Return everything that decides a part's scores, as JSON values."""
         used = self.encoders if row.encoder == "all" else {row.encoder: self.encoders.get(str(row.encoder))}
         content = {
-            "protocol": 1,
+            "protocol": 2,
             "data": self.fingerprint,
             "tasks": self.digests[family.name],
             "encoders": {
@@ -313,6 +319,7 @@ class FrozenUsers:
             "is_trained": row.is_trained,
             "max_queries": self.config.max_queries,
             "probe_epochs": list(self.config.probe_epochs),
+            "probe_strengths": list(self.config.probe_strengths),
             "seed": seed,
         }
         return content
@@ -326,20 +333,20 @@ class FrozenUsers:
         )
 
     def _score(self, row: FrozenRow, family: TaskFamily, seed: int) -> tuple[dict[str, Any], pl.DataFrame]:
-        """Choose the MLP's epochs on validation users, and score the test's queries of each task."""
-        config, epochs = ProbeConfig(random_seed=seed), self.config.probe_epochs
-        validation = np.zeros(len(epochs))
-        tested: list[tuple[DownstreamTask, list[np.ndarray]]] = []
+        """Choose the probe on validation users, and score the test's queries of each task."""
+        means: dict[str, float] = {}
+        tested: list[tuple[DownstreamTask, dict[str, np.ndarray]]] = []
         for task in family.tasks:
             features = self._features(row, task, seed)
             for part in ("validation", "test"):
-                values = _probe_part(task, features, part, epochs, config)
+                found = self._probe_part(task, features, part, seed)
                 if part == "test":
-                    tested.append((task, values))
+                    tested.append((task, found))
                     continue
                 label = _label(task.part("validation"), task)
-                validation += [figure_of("auc", label, value) for value in values]
-        best = int(np.nanargmax(validation))
+                for name, value in found.items():
+                    means[name] = means.get(name, 0.0) + figure_of("auc", label, value) / len(family.tasks)
+        best = max(means, key=lambda name: np.nan_to_num(means[name]))
         frames = [
             task.part("test").select("user_id", "time").with_columns(
                 task=pl.lit(task.name),
@@ -350,8 +357,37 @@ class FrozenUsers:
             )
             for task, values in tested
         ]  # fmt: skip
-        chosen = (validation / len(family.tasks)).round(5).tolist()
-        return {"epochs": epochs[best], "validation": chosen}, pl.concat(frames)
+        return {
+            "probe": best,
+            "validation": {name: round(value, 5) for name, value in means.items()},
+        }, pl.concat(frames)
+
+    def _probe_part(
+        self, task: DownstreamTask, features: Any, part: Literal["validation", "test"], seed: int
+    ) -> dict[str, np.ndarray]:
+        """Return by probe the part's probabilities of a 1, or its queries' AP@10."""
+        config, epochs = ProbeConfig(random_seed=seed), self.config.probe_epochs
+        names = [f"MLP, {number} epochs" for number in epochs]
+        used = task.queries["part"].is_in(["train", part]).to_numpy()
+        queries = task.queries.filter(pl.Series(used))
+        row = torch.from_numpy(used.copy()).nonzero()[:, 0]
+        own = features[row] if isinstance(features, Tensor) else features[row.numpy()]
+        is_scored = torch.from_numpy((queries["part"] == part).to_numpy().copy())
+        if task.kind != "binary":
+            labels = labels_of(task)
+            assert isinstance(labels, SetLabels)
+            labels = labels.take(row)
+            scored = labels.take(is_scored.nonzero()[:, 0])
+            scores = probe_sets_by_epoch(own, labels, is_scored, epochs, config=config)
+            values = [average_precision_at_k(one, scored.ptr, scored.code, k=K) for one in scores]
+            return dict(zip(names, values, strict=True))
+        label = torch.from_numpy(queries["label"].cast(pl.Int64).to_numpy().copy())
+        by_epoch = probe_by_epoch(own, label, is_scored, epochs, config=config)
+        found = dict(zip(names, by_epoch, strict=True))
+        for strength in self.config.probe_strengths:
+            regression = ProbeConfig(kind="logistic", strength=strength)
+            found[f"regression, {strength:g}"] = probe(own, label, is_scored, config=regression)
+        return {name: one.probability[:, 1].numpy() for name, one in found.items()}
 
     # ---- representations -------------------------------------------------------------------------
 
@@ -483,9 +519,10 @@ class FrozenUsers:
             metric = "auc" if family.is_binary else f"map@{K}"
             for scores in methods.values():
                 figures += figure_rows(scores, family.name, [metric])
-            others = [one for name, one in methods.items() if name != BASELINE]
-            if BASELINE in methods and others:
-                tests += compare_methods(methods[BASELINE], others, family.name, metric)
+            for base in (BASELINE, TOGETHER):
+                others = [one for name, one in methods.items() if name != base]
+                if base in methods and others:
+                    tests += compare_methods(methods[base], others, family.name, metric)
         title = {"title": self.data.title, "options": changed_fields(self.config.tasks)}
         rows = [
             {**one, **title, "encoder": self._configuration(one["method"])}
@@ -515,31 +552,6 @@ class FrozenUsers:
         return None if row.encoder not in self.encoders else asdict(self.encoders[str(row.encoder)])
 
 
-def _probe_part(
-    task: DownstreamTask,
-    features: Any,
-    part: Literal["validation", "test"],
-    epochs: Sequence[int],
-    config: ProbeConfig,
-) -> list[np.ndarray]:
-    """Return, after each number of epochs, the part's probabilities of a 1, or its queries' AP@10."""
-    used = task.queries["part"].is_in(["train", part]).to_numpy()
-    queries = task.queries.filter(pl.Series(used))
-    row = torch.from_numpy(used.copy()).nonzero()[:, 0]
-    own = features[row] if isinstance(features, Tensor) else features[row.numpy()]
-    is_scored = torch.from_numpy((queries["part"] == part).to_numpy().copy())
-    if task.kind == "binary":
-        label = torch.from_numpy(queries["label"].cast(pl.Int64).to_numpy().copy())
-        found = probe_by_epoch(own, label, is_scored, epochs, config=config)
-        return [one.probability[:, 1].numpy() for one in found]
-    labels = labels_of(task)
-    assert isinstance(labels, SetLabels)
-    labels = labels.take(row)
-    scored = labels.take(is_scored.nonzero()[:, 0])
-    scores = probe_sets_by_epoch(own, labels, is_scored, epochs, config=config)
-    return [average_precision_at_k(one, scored.ptr, scored.code, k=K) for one in scores]
-
-
 def _label(queries: pl.DataFrame, task: DownstreamTask) -> np.ndarray | None:
     return queries["label"].cast(pl.Float32).to_numpy() if task.kind == "binary" else None
 
@@ -567,7 +579,7 @@ def _described(row: FrozenRow, family: TaskFamily, parts: Mapping[int, KeptPart]
         "method": row.name,
         "family": family.name,
         "seeds": list(parts),
-        "epochs": [one["epochs"] for one in facts],
+        "probe": [one["probe"] for one in facts],
         "validation": [one["validation"] for one in facts],
         "cpu_seconds": [round(one["cpu_seconds"], 1) for one in facts],
         "versions": facts[0]["versions"],

@@ -2,14 +2,21 @@
 
 from dataclasses import replace
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from experiments import frozen_users, task_figures
 from experiments.encoders_report import frozen_users_section
-from experiments.frozen_users import BASELINE, ENCODERS, PREFERENCE, ROWS, FrozenUsers, FrozenUsersConfig
+from experiments.frozen_users import (
+    BASELINE,
+    ENCODERS,
+    PREFERENCE,
+    ROWS,
+    TOGETHER,
+    FrozenUsers,
+    FrozenUsersConfig,
+)
 from experiments.results_table import read_lines
 from experiments.userbert_data import DataSettings, complete_journey_data
 from graphrec.training.loop import OptimizerConfig
@@ -38,6 +45,7 @@ CONFIG = FrozenUsersConfig(
     seeds=(0, 1),
     max_queries=200,
     probe_epochs=(1, 3),
+    probe_strengths=(0.01, 1.0),
     replace_stored=True,
 )
 
@@ -71,17 +79,21 @@ def test_every_row_has_figures_of_every_family(finished):
         assert line["metric"] == ("auc" if families[line["family"]].is_binary else "map@10")
         assert all(0 <= value <= 1 for value in line["values"])
     tests = read_lines(finished.stored / "frozen_users.tests.jsonl")
-    assert {test["method"] for test in tests} == {BASELINE}
-    assert {test["other"] for test in tests} == set(CONFIG.rows) - {BASELINE}
+    for base in (BASELINE, TOGETHER):
+        others = {test["other"] for test in tests if test["method"] == base}
+        assert others == set(CONFIG.rows) - {base}
+    assert {test["method"] for test in tests} == {BASELINE, TOGETHER}
 
 
 def test_parts_name_the_tested_queries_and_labels(finished):
     row, family = ROWS[0], finished.families[0]
     part = finished._part(row, family, 0)
     assert not part.is_new
-    assert part.facts["epochs"] in CONFIG.probe_epochs
-    best = int(np.argmax(part.facts["validation"]))
-    assert part.facts["epochs"] == CONFIG.probe_epochs[best]
+    tried = part.facts["validation"]
+    assert list(tried) == ["MLP, 1 epochs", "MLP, 3 epochs", "regression, 0.01", "regression, 1"]
+    assert tried[part.facts["probe"]] == max(tried.values())
+    genre = finished._part(row, finished.families[2], 0)
+    assert list(genre.facts["validation"]) == ["MLP, 1 epochs", "MLP, 3 epochs"]
     for task in family.tasks:
         tested = task.part("test")
         own = part.frame.filter(pl.col("task") == task.name)
@@ -143,7 +155,7 @@ def test_a_second_run_computes_nothing_and_the_page_has_all(finished, monkeypatc
     assert "40 of 40 parts are finished" in capsys.readouterr().out
     text = frozen_users_section(finished.stored)
     for name in CONFIG.rows:
-        assert text.count(f"| {name} |") == 4
+        assert text.count(f"| {name} |") == 4 + 4 * (name != TOGETHER)
     assert "simulated" in text
 
 
@@ -156,6 +168,7 @@ def test_what_is_refused():
         ({"seeds": (0.5,)}, "seeds must be a whole number of at least 0, got 0.5"),
         ({"probe_epochs": (3, 1)}, "rising"),
         ({"max_queries": 0}, "max_queries"),
+        ({"probe_strengths": (0.0,)}, "strength"),
     ):
         with pytest.raises(ValueError, match=words):
             FrozenUsersConfig(**options)
