@@ -475,7 +475,7 @@ def test_wrong_options_are_refused(tmp_path, capsys):
     with pytest.raises(ValueError, match="folds must lie in 0 to 4"):
         MetaProfileTableConfig(folds=(5,))
     for name in ("seeds", "folds"):
-        with pytest.raises(ValueError, match=rf"name each of the {name} once, got \[0, 1, 0\]"):
+        with pytest.raises(ValueError, match=rf"{name}.* once.* got \[0, 1, 0\]"):
             MetaProfileTableConfig(**{name: (0, 1, 0)})
     for options, message in (
         ({"max_rate": 0.0}, "NetworkSettings.max_rate must be finite and above 0"),
