@@ -93,10 +93,8 @@ class EncoderRow:
         return RATES if learns else RATES[:1]
 
 
-def _all_four(learning: Learning, **options: Any) -> JoinedFeatures:
-    return JoinedFeatures(
-        encoders=tuple(replace(one, learning=learning) for one in KINDS.values()), **options
-    )
+def _all_four(learning: Learning) -> JoinedFeatures:
+    return JoinedFeatures(encoders=tuple(replace(one, learning=learning) for one in KINDS.values()))
 
 
 ROWS: tuple[EncoderRow, ...] = (
@@ -107,7 +105,6 @@ ROWS: tuple[EncoderRow, ...] = (
         for way in WAYS
     ),
     *(EncoderRow(name=f"all four, {way}", features=_all_four(way)) for way in WAYS),
-    EncoderRow(name="all four, gated, fine-tuned", features=_all_four("fine-tuned", how="gated")),
     EncoderRow(name=COUNTED, counted=True),
     EncoderRow(name=f"{COUNTED}, all four, fine-tuned", features=_all_four("fine-tuned"), counted=True),
 )

@@ -178,6 +178,7 @@ TINY_ROWS = (
         features=JoinedFeatures(
             encoders=tuple(replace(SMALL[one], learning="frozen") for one in ("DUPN", "heatmap CNN")),
             out_channels=4,
+            how="gated",
         ),
     ),
     EncoderRow(name=COUNTED, counted=True),
