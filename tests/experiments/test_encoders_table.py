@@ -310,7 +310,7 @@ def test_a_second_run_trains_nothing_and_the_page_shows_the_rows(finished, tmp_p
 
 
 def test_rows_and_what_is_refused(tmp_path):
-    assert len({row.name for row in ROWS}) == len(ROWS) == 19
+    assert len({row.name for row in ROWS}) == len(ROWS) == 18
     assert {row.features.learning for row in ROWS[1:13]} == set(LEARNING)
     for options, words in (
         ({"rows": ("BERT",)}, "no rows"),
