@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from experiments.benchmarks.samplers import epoch, gpu
+from experiments.benchmarks.samplers.bare_copy import BARE_COPY, bare_copy
 from experiments.benchmarks.samplers.graph import END_TIME, START_TIME, make_events, make_queries
 from experiments.benchmarks.samplers.results import (
     OURS,
@@ -23,7 +24,13 @@ from experiments.benchmarks.samplers.results import (
 )
 from experiments.benchmarks.samplers.settings import Settings
 from experiments.benchmarks.samplers.timing import Timings, take_turns
-from samplers import MultiHopSampler, NeighborLoader, TemporalCSR, UniformNeighborSampler
+from samplers import (
+    MultiHopSampler,
+    NeighborLoader,
+    RecentNeighborSampler,
+    TemporalCSR,
+    UniformNeighborSampler,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -206,12 +213,25 @@ def test_rows_replace_those_of_their_cases_and_make_a_table(settings, tmp_path, 
     assert "at most 40" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("strategy", [RecentNeighborSampler, UniformNeighborSampler])
+def test_the_bare_copy_returns_what_the_sampler_returns(strategy, settings):
+    queries = make_queries(settings)
+    sampler = strategy(make_events(settings, settings.edges).csr_of_users(), settings.num_neighbors)
+    copy = bare_copy(sampler, [queries.batch(number) for number in range(3)])
+    for number in range(5):
+        copied, sampled = copy(number), sampler.sample(*queries.batch(number % 3))
+        assert sampled.mask.any()
+        assert not sampled.mask.all()
+        for name in ("node", "edge_time", "edge_id", "mask"):
+            assert torch.equal(getattr(copied, name), getattr(sampled, name)), name
+
+
 def test_missing_peers_are_said_and_left_out(settings, monkeypatch, capsys):
     from experiments.benchmarks.samplers import one_hop, peers
 
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     rows = one_hop.measure(settings)
-    assert {row.system for row in rows} == {OURS}
+    assert {row.system for row in rows} == {OURS, BARE_COPY}
     assert peers.pyg_loader(make_events(settings, 900), [2], seeds=None, batch_size=3) is None
     printed = capsys.readouterr().out
     assert 'dgl: not installed: pip install "graphrec[dgl]"' in printed

@@ -1,6 +1,7 @@
 """One hop from users to items: last-K and uniform without replacement."""
 
-from experiments.benchmarks.samplers.graph import Queries, make_events, make_queries
+from experiments.benchmarks.samplers.bare_copy import BARE_COPY, bare_copy
+from experiments.benchmarks.samplers.graph import NUM_BATCHES, Queries, make_events, make_queries
 from experiments.benchmarks.samplers.peers import DGL, dgl_graphs, installed, load_dgl
 from experiments.benchmarks.samplers.results import OURS, Row, speed_rows
 from experiments.benchmarks.samplers.settings import Settings
@@ -18,6 +19,8 @@ def measure(settings: Settings) -> list[Row]:
     replacement, and returns nodes and edge ids as a graph. So that nobody wins by shorter histories, the
     cases "whole history" ask ours for all users after the last event.
 
+    The bare copy reads and writes what ours does, and knows beforehand from where: see `bare_copy`.
+
     DGL's ``select_topk`` with the events' times as weights returns the same K edges as last-K after the last
     event, for one time that all queries share.
     """
@@ -33,7 +36,9 @@ def measure(settings: Settings) -> list[Row]:
     for strategy, (sampler, target) in samplers.items():
         for suffix, asked in (("", queries), (", whole history", queries.at_end())):
             ours = {OURS: lambda number, s=sampler, q=asked: s.sample(*q.batch(number))}
-            timings = take_turns({**ours, **static}, settings.seconds)
+            batches = [asked.batch(number) for number in range(NUM_BATCHES)]
+            copied = {BARE_COPY: bare_copy(sampler, batches)}
+            timings = take_turns({**ours, **copied, **static}, settings.seconds)
             rows += speed_rows(
                 f"one hop, {strategy}{suffix}",
                 timings,

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.benchmarks.samplers.bare_copy import BARE_COPY, bare_copy
 from experiments.benchmarks.samplers.graph import (
+    END_TIME,
     ITEMS_OF_USERS,
     USERS_OF_ITEMS,
     Events,
@@ -19,7 +21,14 @@ from experiments.benchmarks.samplers.peers import DGL, PYG, dgl_graphs, load_dgl
 from experiments.benchmarks.samplers.results import OURS, Row, speed_rows
 from experiments.benchmarks.samplers.settings import Settings
 from experiments.benchmarks.samplers.timing import take_turns
-from samplers import MultiHopSampler, NeighborSampler, RecentNeighborSampler, UniformNeighborSampler
+from samplers import (
+    EdgeType,
+    MultiHopSampler,
+    NeighborSampler,
+    RecentNeighborSampler,
+    TemporalCSR,
+    UniformNeighborSampler,
+)
 
 NUM_FRONTIERS = 8  # frontiers are large, so there are fewer of them than batches of queries
 
@@ -42,6 +51,9 @@ def measure(settings: Settings) -> list[Row]:
     it nothing. DGL's blocks (``NeighborSampler.sample_blocks``) hold what ours return: unique nodes, and
     edges in numbers of rows. DGL samples the seeds again at its second hop; ours has them already. PyG's
     ``NeighborLoader`` (on torch-sparse, without its data loader around it) returns the same as well.
+
+    The bare copy is of the second hop, and with one time for all of both hops, with the unique frontier found
+    beforehand: no search, no draw, no numbering of nodes (see `bare_copy`).
     """
     events = make_events(settings, settings.edges)
     csrs, queries, k = events.csrs(), make_queries(settings), settings.num_neighbors
@@ -69,17 +81,21 @@ def measure(settings: Settings) -> list[Row]:
             "one-hop samplers": partial(_sample_both_hops, first, second, queries),
             "second hop alone": partial(_sample_frontier, second, frontiers),
         }
+        static = {BARE_COPY: bare_copy(second, frontiers, hop=1), **peers}
         for form, run in ours.items():
-            add(f"two hops, {name}, a time for each seed, {form}", {OURS: run, **peers}, {DGL: target})
+            add(f"two hops, {name}, a time for each seed, {form}", {OURS: run, **static}, {DGL: target})
 
     at_end = queries.at_end()
     unique = {peer: _dgl_unique_frontier(graph, queries, k) for peer, graph in graphs.items()}
     blocks = {f"{peer}, blocks": _dgl_blocks(graph, queries, k) for peer, graph in graphs.items()}
-    static = {**unique, **blocks, **_pyg(events, queries, k)}
+    peers = {**unique, **blocks, **_pyg(events, queries, k)}
     for name, (strategy, _) in strategies.items():
         whole = MultiHopSampler(csrs, [k, k], strategy=strategy)
-        run = partial(_sample_users, whole, at_end)
-        add(f"two hops, {name}, one time for all", {OURS: run, **static}, {DGL: 2.5, f"{DGL}, blocks": 4.0})
+        ours = {
+            OURS: partial(_sample_users, whole, at_end),
+            BARE_COPY: _copy_both_hops(strategy, csrs, at_end, k),
+        }
+        add(f"two hops, {name}, one time for all", {**ours, **peers}, {DGL: 2.5, f"{DGL}, blocks": 4.0})
     return rows
 
 
@@ -99,6 +115,20 @@ def _frontier(sampler: NeighborSampler, user: Tensor, time: Tensor) -> tuple[Ten
     """Sample items of users, and return every one with the time of its query."""
     found = sampler.sample(user, time)
     return found.node.masked_select(found.mask), time[:, None].expand_as(found.node).masked_select(found.mask)
+
+
+def _copy_both_hops(
+    strategy: Any, csrs: dict[EdgeType, TemporalCSR], at_end: Queries, k: int
+) -> Callable[[int], Any]:
+    """Copy what both hops read, the second for each node that the first reached once."""
+    first, second = strategy(csrs[ITEMS_OF_USERS], k), strategy(csrs[USERS_OF_ITEMS], k)
+    seeds = [at_end.batch(number) for number in range(NUM_FRONTIERS)]
+    reached = [_frontier(first, *batch)[0].unique() for batch in seeds]
+    copies = (
+        bare_copy(first, seeds),
+        bare_copy(second, [(item, torch.full_like(item, END_TIME)) for item in reached], hop=1),
+    )
+    return lambda number: [copy(number) for copy in copies]
 
 
 def _dgl_hop(graph: Any, frontiers: list[Tensor], k: int) -> Callable[[int], Any]:
