@@ -17,6 +17,7 @@ TITLES = {
 DATA_IN_WORDS = {
     "kuairand": "KuaiRand-Pure",
     "kuairand, as of the query": "KuaiRand-Pure as of the instant of each query",
+    "kuairand, periods of 8 hours": "KuaiRand-Pure as of the start of periods of eight hours",
     "simulator": "SIMULATED behaviour",
     "amazon-afk": "Amazon, Food with Kitchen as the external domain",
 }

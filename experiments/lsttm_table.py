@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.config import DATA_SETTINGS, ItemRateConfig, NeuralConfig, SMLModelConfig
+from experiments.inputs import AMAZON
 from experiments.lsttm_report import draw_hours
 from experiments.main_inputs import AsOf
 from experiments.paired_tests import figures_of_seed, pairwise_tests
@@ -66,8 +67,10 @@ class TableConfig:
         forecast: run nothing, print what the rows would cost.
         path: folder of the data; none for the embedded copy.
         as_of: what queries know: all events before the start of their "period", or before the "query"
-            itself. The latter has a table of its own, without ablations, of rows as the former's search
-            found them.
+            itself.
+        period_hours: length of a period; none for that of the data set. Another one, and the "query",
+            have a table of their own, without ablations, of rows as the search found them at the data set's
+            period.
         replace_stored: put this table in the place of a stored one that has more rows, days or seeds.
             Without it such a table goes to the folder ``results`` beside its parts.
 
@@ -86,6 +89,7 @@ class TableConfig:
     forecast: bool = False
     path: str | None = None
     as_of: AsOf = "period"
+    period_hours: int | None = None
     replace_stored: bool = False
 
     def __post_init__(self) -> None:
@@ -106,18 +110,39 @@ class TableConfig:
         by_period = [name for name in self.rows if isinstance(ROWS[name].config, BY_PERIOD)]
         if by_period and self.as_of == "query":
             raise ValueError(f"{by_period} go by whole periods: leave them out as of queries' own times")
+        if self.period_hours is not None:
+            check_whole_numbers(self, period_hours=1)
+            if 24 % self.period_hours or self.data in AMAZON or self.as_of == "query":
+                raise ValueError(
+                    f"period_hours must divide a day of 24 hours, got {self.period_hours}; Amazon's periods "
+                    "are 30 days, and queries as of their own times have none"
+                )
+
+    @property
+    def hours(self) -> int:
+        """Length of a period in hours."""
+        return self.period_hours or DATA_SETTINGS[self.data].period_hours
+
+    @property
+    def is_searched_form(self) -> bool:
+        """Whether queries know what they knew when the rows were searched; ablations are of this alone."""
+        return self.as_of == "period" and self.hours == DATA_SETTINGS[self.data].period_hours
 
     def table_rows(self) -> list[TableRow]:
         """Return the chosen rows in the order of the table."""
         rows = [row for row in self._all_rows() if not self.rows or row.name in self.rows]
-        if self.as_of == "period":
+        if self.is_searched_form:
             return rows
-        return [row for row in rows if row.group == "main" and not isinstance(row.config, BY_PERIOD)]
+        rows = [row for row in rows if row.group == "main"]
+        return [row for row in rows if self.as_of == "period" or not isinstance(row.config, BY_PERIOD)]
 
     @property
     def data_name(self) -> str:
         """Return what the result files call the data."""
-        return self.data if self.as_of == "period" else f"{self.data}, as of the query"
+        if self.is_searched_form:
+            return self.data
+        form = "as of the query" if self.as_of == "query" else f"periods of {self.hours} hours"
+        return f"{self.data}, {form}"
 
     def searched_rows(self) -> list[TableRow]:
         """Return the rows whose search the chosen ones need, in the order of the table."""
@@ -166,14 +191,12 @@ class LSTTMTable:
         self.rows = list(config.table_rows() if rows is None else rows)
         self.searched = config.searched_rows() if rows is None else [row for row in rows if row.of is None]
         self.by_name = {row.name: row for row in (*self.searched, *self.rows)}
-        self.source = DataSource(
-            config.data, folder, config.path, DATA_SETTINGS[config.data].period_hours, config.as_of
-        )
+        self.source = DataSource(config.data, folder, config.path, config.hours, config.as_of)
         self.runner = PartRunner(self.source)
         for day in config.days:
             self.runner.inputs.check_window(day)
         self.search_path = results / SEARCH_FILE
-        self.searches = config.search and config.as_of == "period"
+        self.searches = config.search and config.is_searched_form
 
     def run(self) -> None:
         """Forecast, then do what the configuration says, printing a line for each finished part."""
@@ -196,7 +219,6 @@ class LSTTMTable:
     def specs(self, row: TableRow, group: Group) -> list[PartSpec]:
         """Return the parts of a row in the main table or among the ablations."""
         model, online = self._chosen(row)
-        setting = DATA_SETTINGS[self.config.data]
         updates = {}
         if isinstance(model, NeuralConfig):
             updates = {"none": OnlineConfig(form="none"), "updated": replace(online, form=self.config.update)}
@@ -208,7 +230,7 @@ class LSTTMTable:
                 model=model,
                 updates=updates,
                 long_term=replace(row.long_term, random_seed=seed),
-                period_hours=setting.period_hours,
+                period_hours=self.config.hours,
                 as_of=self.config.as_of,
             )
             for day in self.config.days_of(group)
@@ -340,11 +362,11 @@ class LSTTMTable:
 
     def write_tables(self) -> None:
         """Write the main table and the ablations from finished parts; say which rows are left out."""
-        by_period = self.config.as_of == "period"
-        groups: tuple[Group, ...] = ("main", "ablations") if by_period else ("main",)
+        searched = self.config.is_searched_form
+        groups: tuple[Group, ...] = ("main", "ablations") if searched else ("main",)
         for group in groups:
             results = self._write_table(group)
-            if results is None or group != "main" or not by_period:
+            if results is None or group != "main" or not searched:
                 continue
             figure = self.figure if results == self.stored else results / self.figure.name
             if draw_hours(results, self.config.data, figure):

@@ -313,6 +313,30 @@ def test_as_of_the_query_has_a_table_of_its_own(root, finished, capsys):
     assert "as of the instant of each query" in lsttm_section(root / "results", of_main_data=False)
 
 
+@pytest.mark.slow
+def test_longer_periods_have_a_table_of_their_own(root, finished, capsys):
+    one = table(root, [row for row in TABLE_ROWS if row.name in ("DeepFM", "LSTTM")], period_hours=8)
+    assert one.specs(LSTTM, "main")[0].model == finished.specs(LSTTM, "main")[0].model
+    one.run()
+    assert "trials:" not in capsys.readouterr().out
+    lines = read_lines(root / "results" / "lsttm_table.jsonl")
+    long = [line for line in lines if line["data"] == "kuairand, periods of 8 hours"]
+    short = [line for line in lines if line["data"] == "kuairand"]
+    assert value(long, "LSTTM", "auc") != value(short, "LSTTM", "auc")
+    assert value(long, "LSTTM", GAUC) != value(short, "LSTTM", GAUC)
+    assert "periods of eight hours" in lsttm_section(root / "results", of_main_data=False)
+
+
+@pytest.mark.parametrize(
+    "options", [{"period_hours": 5}, {"period_hours": 8, "as_of": "query"}, {"period_hours": 0}]
+)
+def test_periods_divide_a_day(options):
+    with pytest.raises(ValueError, match="period_hours must"):
+        TableConfig(**options)
+    with pytest.raises(ValueError, match="Amazon's periods are 30 days"):
+        TableConfig(data="amazon-afk", period_hours=8)
+
+
 def test_rows_that_go_by_periods_are_refused_as_of_the_query():
     with pytest.raises(ValueError, match=r"'SML \(MF\)'\] go by whole periods"):
         TableConfig(rows=("DeepFM", "SML (MF)"), as_of="query")
