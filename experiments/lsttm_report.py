@@ -18,6 +18,7 @@ DATA_IN_WORDS = {
     "kuairand": "KuaiRand-Pure",
     "kuairand, as of the query": "KuaiRand-Pure as of the instant of each query",
     "kuairand, periods of 8 hours": "KuaiRand-Pure as of the start of periods of eight hours",
+    "kuairand, periods of 24 hours": "KuaiRand-Pure as of the start of each day",
     "simulator": "SIMULATED behaviour",
     "amazon-afk": "Amazon, Food with Kitchen as the external domain",
 }
@@ -63,11 +64,11 @@ def lsttm_section(results: Path, *, of_main_data: bool) -> str:
 def draw_hours(results: Path, data: str, path: Path) -> bool:
     """Draw AUC by hour of the models that have it, mean over the seeds; return whether there was any.
 
-    Bands are one deviation over the seeds.
+    Bands are one deviation over the seeds. Data whose events have a day and no hour has no such figure.
     """
     values = _values(line for line in read_lines(results / "lsttm_table.jsonl") if line["data"] == data)
     models = [model for model in _models(values) if any((model, "none", h, "auc") in values for h in HOURS)]
-    if not models:
+    if not models or len({name for _, _, name, _ in values if name in HOURS}) < 2:
         return False
     from matplotlib.figure import Figure
 
@@ -88,18 +89,21 @@ def _tables(
     values = _values(lines)
     days, seeds = (max((row[name] for row in rows), key=len) for name in ("days", "seeds"))
     num_rows = max(line["n"] for line in lines)
+    # events that have a day and no hour all lie in the first period of it
+    has_hours = len({name for _, _, name, _ in values if name.startswith("period=")}) > 1
+    columns = [column for column in COLUMNS if has_hours or not column[2].startswith("period=")]
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]} ({len(days)})"
     found = [
-        f"Test days {span}, {num_rows:,} impressions, seeds {', '.join(map(str, seeds))}: mean ± deviation. "
-        "Periods of the day: mean of the hourly AUCs.",
+        f"Test days {span}, {num_rows:,} impressions, seeds {', '.join(map(str, seeds))}: mean ± deviation."
+        + " Periods of the day: mean of the hourly AUCs." * has_hours,
         "",
-        f"| | {' | '.join(heading for heading, *_ in COLUMNS)} |",
-        "| --- |" + " ---: |" * len(COLUMNS),
+        f"| | {' | '.join(heading for heading, *_ in columns)} |",
+        "| --- |" + " ---: |" * len(columns),
     ]
     for model in _models(values):
         cells = [
             _cell(values.get((model, form, name, metric)), digits)
-            for _, form, name, metric, digits in COLUMNS
+            for _, form, name, metric, digits in columns
         ]
         found.append(f"| {model} | {' | '.join(cells)} |")
     found += ["", "Times are of one thread beside other work, and serve for orders of magnitude.", ""]

@@ -147,6 +147,28 @@ def test_no_figure_without_hours(tmp_path):
     assert not (tmp_path / "none.svg").exists()
 
 
+def test_data_with_days_alone_has_no_figure_and_no_periods_of_the_day(tmp_path):
+    def write(*slices):
+        of = {"data": "amazon-afk", "model": "LSTTM", "form": "none", "values": [0.7], "n": 5}
+        lines = [
+            {**of, "slice": name, "metric": "mean_hourly_auc" if name.startswith("period") else "auc"}
+            for name in slices
+        ]
+        rows = [{"data": "amazon-afk", "model": "LSTTM", "days": ["2013-07-14"], "seeds": [0], "trials": 8}]
+        for path, content in ("lsttm_table.jsonl", lines), ("lsttm_table.rows.jsonl", rows):
+            (tmp_path / path).write_text("".join(json.dumps(line) + "\n" for line in content))
+        return lsttm_section(tmp_path, of_main_data=False)
+
+    section = write("all", "period=0-8", "hour=00")
+    assert "| | AUC | GAUC user, period |" in section
+    assert "Periods of the day" not in section
+    assert "| LSTTM | 0.7000 |  |" in section
+    assert not draw_hours(tmp_path, "amazon-afk", tmp_path / "none.svg")
+    section = write("all", "period=0-8", "hour=00", "period=8-16", "hour=09")
+    assert "| | AUC 0-8 | 8-16 | 16-24 | AUC |" in section
+    assert draw_hours(tmp_path, "amazon-afk", tmp_path / "hours.svg")
+
+
 @pytest.mark.slow
 def test_a_finished_table_runs_nothing_again(root, finished, capsys, monkeypatch):
     before = (root / "results" / "lsttm_table.jsonl").read_text()
