@@ -10,23 +10,22 @@ from torch import Tensor
 
 from samplers import SampledNeighbors, TemporalCSR
 from samplers.compiled.jit import run
-from samplers.compiled.one_hop import open_slots, pad, write_back
-from samplers.compiled.rows import edge_col, edge_id, edge_time, pointer_to, pointers, prefetch, prefetch_back
+from samplers.compiled.one_hop import open_slots, pad, write_back, write_slot
+from samplers.compiled.rows import BLOCK, pointer_to, pointers, prefetch, prefetch_back
 from samplers.one_hop import OneHopSampler
 from samplers.recent import RecentNeighborSampler
 
 BARE_COPY = "bare copy"
-_BLOCK = 32  # queries whose records are asked for together, as in the samplers
 _LEAST = 1024  # queries that are worth another thread
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def copy_last(first, stop, arrays, last, count, out):  # type: ignore[no-untyped-def]  # compiled code
+def copy_last(first, stop, arrays, last, count, out):
     """Copy ``count`` records from place ``last`` back, and pad: last-K without the search."""
     csr, slots = pointers(arrays), open_slots(out)
     last_at, count_at = pointer_to(last), pointer_to(count)
-    for begin in range(first, stop, _BLOCK):
-        end = min(begin + _BLOCK, stop)
+    for begin in range(first, stop, BLOCK):
+        end = min(begin + BLOCK, stop)
         for query in range(begin, end):
             prefetch_back(csr.edges, last_at[query], count_at[query])
         for query in range(begin, end):
@@ -36,22 +35,19 @@ def copy_last(first, stop, arrays, last, count, out):  # type: ignore[no-untyped
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def copy_places(first, stop, arrays, place, count, out):  # type: ignore[no-untyped-def]  # compiled code
+def copy_places(first, stop, arrays, place, count, out):
     """Copy ``count`` records from given places, and pad: drawn neighbours without search and draw."""
     csr, slots = pointers(arrays), open_slots(out)
     place_at, count_at, width = pointer_to(place), pointer_to(count), slots.width
-    for begin in range(first, stop, _BLOCK):
-        end = min(begin + _BLOCK, stop)
+    for begin in range(first, stop, BLOCK):
+        end = min(begin + BLOCK, stop)
         for query in range(begin, end):
             for j in range(count_at[query]):
                 prefetch(csr.edges.times, place_at[query * width + j] * csr.edges.num_times)
         for query in range(begin, end):
             at = query * width
             for j in range(at, at + count_at[query]):
-                slots.node[j] = edge_col(csr.edges, place_at[j])
-                slots.edge_time[j] = edge_time(csr.edges, place_at[j])
-                slots.edge_id[j] = edge_id(csr.edges, place_at[j])
-                slots.mask[j] = 1
+                write_slot(csr, place_at[j], slots, j)
             pad(slots, at + count_at[query], at + width)
 
 
