@@ -14,7 +14,16 @@ import torch
 from jaxtyping import Float32, Int32, Int64, Shaped
 from torch import Tensor, nn
 
-from samplers.edge_sort import build_rowptr, narrow, pack_records, row_maximum, sample_times, sort_edges, take
+from samplers.edge_sort import (
+    build_rowptr,
+    guide_times,
+    narrow,
+    pack_records,
+    row_maximum,
+    sample_times,
+    sort_edges,
+    take,
+)
 
 if TYPE_CHECKING:
     from samplers.compiled.rows import CSRArrays
@@ -42,6 +51,8 @@ class TemporalCSR:
         num_cols: how many nodes the columns can name.
         sampled_time: time of every 16th record, wherever rows begin: a search reads these first, since all of
             them may lie in a cache. Made from the records where it is not given.
+        time_guide: where among its row's samples each part of the row's span of time begins, so that a search
+            begins next to its end (``edge_sort.guide_times``). Made where it is not given.
         edge_weight: importance of each edge, if there is one.
         delay: how long after its own time each edge became known: ``available_time - edge_time``, not
             negative. An edge is visible to a query only if it is known by then. None: known as soon as it
@@ -63,10 +74,13 @@ class TemporalCSR:
     delta_rank: Int64[Tensor, " num_delta_edges"] | None = None
     num_late_edges: int = 0
     sampled_time: Int64[Tensor, " num_samples"] | None = None
+    time_guide: Int32[Tensor, " num_samples"] | None = None
 
     def __post_init__(self) -> None:
         if self.sampled_time is None:
             object.__setattr__(self, "sampled_time", sample_times(self.edge_time))
+        if self.time_guide is None:
+            object.__setattr__(self, "time_guide", guide_times(self.rowptr, cast(Tensor, self.sampled_time)))
         for name, column in self.edge_columns().items():
             if len(column) != len(self.records):
                 raise ValueError(
@@ -290,7 +304,7 @@ class TemporalCSR:
         tensors = {**self.edge_columns(), "rowptr": self.rowptr}
         tensors |= {
             name: getattr(self, name)
-            for name in ("max_delay", "delta_rank", "sampled_time")
+            for name in ("max_delay", "delta_rank", "sampled_time", "time_guide")
             if getattr(self, name) is not None
         }
         moved: dict[str, Any] = {name: column.to(device) for name, column in tensors.items()}
@@ -338,6 +352,8 @@ class TemporalCSR:
             )
         if not torch.equal(sample_times(self.edge_time), cast(Tensor, self.sampled_time)):
             raise ValueError("sampled_time must be the time of every 16th record: build the CSR again")
+        if not torch.equal(guide_times(self.rowptr, self.sampled_time), cast(Tensor, self.time_guide)):
+            raise ValueError("time_guide must be that of sampled_time: build the CSR again")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a folder of .npy columns and a JSON header, whole or not at all. See ``csr_files``."""

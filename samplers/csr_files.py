@@ -13,7 +13,7 @@ from torch import Tensor
 from samplers.csr import TemporalCSR
 from samplers.saved_folder import new_folder, write_array, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _HEADER = "header.json"
 
 
@@ -34,10 +34,9 @@ def save_csr(csr: TemporalCSR, path: str | os.PathLike[str]) -> None:
     with new_folder(Path(path)) as folder:
         sizes = {}
         columns = {"rowptr": csr.rowptr, **csr.edge_columns()}
-        assert csr.sampled_time is not None
-        columns["sampled_time"] = csr.sampled_time
-        if csr.max_delay is not None:
-            columns["max_delay"] = csr.max_delay
+        for name in ("sampled_time", "time_guide", "max_delay"):
+            if (column := getattr(csr, name)) is not None:
+                columns[name] = column
         for name, column in columns.items():
             write_array(folder / f"{name}.npy", column.cpu().numpy())
             sizes[name] = (folder / f"{name}.npy").stat().st_size

@@ -73,6 +73,26 @@ def sample_times(edge_time: Tensor) -> Tensor:
     return take(edge_time[::SAMPLING_STEP], None)
 
 
+def guide_times(rowptr: Tensor, sampled_time: Tensor) -> Tensor:
+    """Divide each row's span of sampled times into as many equal parts as it has samples.
+
+    Returns:
+        For each part, how many of its row's samples lie before it; int32, those of a row where its samples
+        lie. Whoever knows the part of a time needs to search that part alone, a sample on average. The part
+        of a time is ``trunc((time - first) * (size / (last - first + 1)))`` in double precision, at most
+        ``size - 1``: the same steps as in ``samplers.compiled.rows``, so that both round alike.
+
+    """
+    ptr = (rowptr + SAMPLING_STEP - 1) // SAMPLING_STEP
+    size = ptr.diff()
+    row = torch.arange(len(size), device=rowptr.device).repeat_interleave(size, output_size=len(sampled_time))
+    start, size = ptr[row], size[row]
+    first, last = sampled_time[start].double(), sampled_time[start + size - 1].double()
+    part = ((sampled_time.double() - first) * (size / (last - first + 1))).long().minimum(size - 1)
+    count = torch.bincount(start + part, minlength=len(sampled_time))
+    return take(count.cumsum(0) - count - start, None, torch.int32)
+
+
 def build_rowptr(row_node: Tensor, num_rows: int) -> Tensor:
     """Count the edges of each row, summed up: the first edge of each row, (num_rows + 1,)."""
     rowptr = torch.zeros(num_rows + 1, dtype=torch.int64, device=row_node.device)

@@ -92,6 +92,16 @@ MUTATIONS = (
         "if length[k] and edges.sampled_time[low[k]] <= target[k]:", ENGINES, "many_lengths",
     ),
     Mutation(
+        "bound: search begins behind the part of the target (numba)", ROWS,
+        "reached = (np.float64(block.target[k]) - first)", "reached = 1 + (np.float64(block.target[k]) - first)",
+        ENGINES, "long_rows",
+    ),
+    Mutation(
+        "bound: a row's last part has no samples (numba)", ROWS,
+        "if part[k] + 1 < length[k] else length[k]", "if part[k] + 1 < length[k] else start",
+        ENGINES, "long_rows",
+    ),
+    Mutation(
         "bound: last step of a single search takes ties (numba)", ROWS,
         "return low + (length == 1 and edge_time(edges, low) < time)",
         "return low + (length == 1 and edge_time(edges, low) <= time)", **NUMBA,

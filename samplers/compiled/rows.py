@@ -32,6 +32,7 @@ class CSRArrays(NamedTuple):
     words: np.ndarray
     times: np.ndarray
     sampled_time: np.ndarray
+    time_guide: np.ndarray
     edge_weight: np.ndarray
     delay: np.ndarray
     max_delay: np.ndarray
@@ -39,6 +40,7 @@ class CSRArrays(NamedTuple):
     delta_words: np.ndarray
     delta_times: np.ndarray
     delta_sampled_time: np.ndarray
+    delta_time_guide: np.ndarray
     delta_weight: np.ndarray
     delta_delay: np.ndarray
     delta_rank: np.ndarray
@@ -55,6 +57,7 @@ def csr_arrays(csr: TemporalCSR) -> CSRArrays:
         words=_array(csr.records, np.int32),
         times=_array(csr.records.view(torch.int64), np.int64),
         sampled_time=_array(csr.sampled_time, np.int64),
+        time_guide=_array(csr.time_guide, np.int32),
         edge_weight=_array(csr.edge_weight, np.float32),
         delay=_array(csr.delay, np.int32),
         max_delay=_array(csr.max_delay, np.int64),
@@ -62,6 +65,7 @@ def csr_arrays(csr: TemporalCSR) -> CSRArrays:
         delta_words=_array(None if delta is None else delta.records, np.int32),
         delta_times=_array(None if delta is None else delta.records.view(torch.int64), np.int64),
         delta_sampled_time=_array(None if delta is None else delta.sampled_time, np.int64),
+        delta_time_guide=_array(None if delta is None else delta.time_guide, np.int32),
         delta_weight=_array(None if delta is None else delta.edge_weight, np.float32),
         delta_delay=_array(None if delta is None else delta.delay, np.int32),
         delta_rank=_array(csr.delta_rank, np.int64),
@@ -81,6 +85,7 @@ class Edges(NamedTuple):
     words: Any
     times: Any
     sampled_time: Any
+    time_guide: Any
     num_words: int
     num_times: int
 
@@ -150,12 +155,12 @@ def pointers(csr):
     """Addresses of a CSR's arrays."""
     return CSRPointers(
         pointer_to(csr.rowptr),
-        record_pointers(csr.words, csr.times, csr.sampled_time),
+        record_pointers(csr.words, csr.times, csr.sampled_time, csr.time_guide),
         pointer_to(csr.edge_weight),
         pointer_to(csr.delay),
         pointer_to(csr.max_delay),
         pointer_to(csr.delta_rowptr),
-        record_pointers(csr.delta_words, csr.delta_times, csr.delta_sampled_time),
+        record_pointers(csr.delta_words, csr.delta_times, csr.delta_sampled_time, csr.delta_time_guide),
         pointer_to(csr.delta_weight),
         pointer_to(csr.delta_delay),
         pointer_to(csr.delta_rank),
@@ -168,11 +173,16 @@ def pointers(csr):
 
 
 @compiled
-def record_pointers(words, times, sampled_time):
+def record_pointers(words, times, sampled_time, time_guide):
     """Addresses of records."""
     narrow = words.itemsize == 4
     return Edges(
-        pointer_to(words), pointer_to(times), pointer_to(sampled_time), 4 if narrow else 3, 2 if narrow else 3
+        pointer_to(words),
+        pointer_to(times),
+        pointer_to(sampled_time),
+        pointer_to(time_guide),
+        4 if narrow else 3,
+        2 if narrow else 3,
     )
 
 
@@ -376,7 +386,8 @@ def count_visible(csr, row, time, inclusive, window):
 # Queries are looked up in blocks: a step of the search is made for the whole block before the next one, so
 # that the cache misses of different queries overlap.
 BLOCK = 32
-BLOCK_COLUMNS = 7
+FEW_SAMPLES = 8  # of a row, which are searched without its guide
+BLOCK_COLUMNS = 8
 
 
 class Block(NamedTuple):
@@ -389,6 +400,7 @@ class Block(NamedTuple):
     low: Any
     length: Any
     target: Any
+    part: Any
 
 
 @compiled
@@ -402,7 +414,36 @@ def open_block(scratch):
         pointer_to(scratch[4]),
         pointer_to(scratch[5]),
         pointer_to(scratch[6]),
+        pointer_to(scratch[7]),
     )
+
+
+@compiled
+def narrow_by_guide(edges, block, num_queries):
+    """Narrow each range of a row's sampled times to the part of the row's span that holds the target.
+
+    See ``edge_sort.guide_times``: all samples before the part lie before the target, those behind it do not.
+    """
+    low, length, part = block.low, block.length, block.part
+    for k in range(num_queries):
+        if length[k] > FEW_SAMPLES:
+            prefetch(edges.sampled_time, low[k])
+            prefetch(edges.sampled_time, low[k] + length[k] - 1)
+    for k in range(num_queries):
+        if length[k] > FEW_SAMPLES:
+            first = np.float64(edges.sampled_time[low[k]])
+            last = np.float64(edges.sampled_time[low[k] + length[k] - 1])
+            reached = (np.float64(block.target[k]) - first) * (length[k] / (last - first + 1))
+            part[k] = np.int64(max(min(reached, np.float64(length[k] - 1)), 0.0))
+            prefetch(edges.time_guide, low[k] + part[k])
+    for k in range(num_queries):
+        if length[k] > FEW_SAMPLES:
+            place = low[k] + part[k]
+            start = np.int64(edges.time_guide[place])
+            stop = np.int64(edges.time_guide[place + 1]) if part[k] + 1 < length[k] else length[k]
+            low[k] += start
+            length[k] = stop - start
+            prefetch(edges.sampled_time, low[k])
 
 
 @compiled
@@ -415,6 +456,7 @@ def bisect_block(rowptr, edges, block, row, first, num_queries, rank):
         # sampled times of the row: of records begin <= 16 j < end
         low[k] = (begin + SAMPLING_STEP - 1) // SAMPLING_STEP
         length[k] = (end + SAMPLING_STEP - 1) // SAMPLING_STEP - low[k]
+    narrow_by_guide(edges, block, num_queries)
     longest = np.int64(0)
     for k in range(num_queries):
         longest = max(longest, length[k])

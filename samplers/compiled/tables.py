@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from samplers.compiled.jit import compiled
-from samplers.compiled.rows import keep_alive, pointer_like, pointer_to
+from samplers.compiled.rows import keep_alive, pointer_like, pointer_to, prefetch
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -169,6 +169,9 @@ def number_rows(
             for query in range(begin, end):
                 place, behind = query * per_row, (query + 1) * per_row
                 real = end_of_real(mask_at, place, behind)
+                if is_direct and query + 1 < end:
+                    for at in range(behind, behind + per_row):
+                        prefetch(table.slot, node_at[at])
                 if not is_direct:
                     for at in range(place, real):
                         when = time_at[at] if by_edge_time else group_time

@@ -33,8 +33,8 @@ from samplers.pairs import pair_columns
 FORWARD, BACKWARD = 1, 2
 NUM_WALKS = 128  # walks in a block
 NUM_SINGLE = 20  # columns of Work with one value for each walk
-NUM_FIELDS = 25
-SOURCE_CODE, RANGES, PAIRS = 17, 18, 19  # fields of the table
+NUM_FIELDS = 27
+SOURCE_CODE, RANGES, PAIRS = 19, 20, 21  # fields of the table
 
 
 class WalkTable(NamedTuple):
@@ -73,14 +73,15 @@ def walk_table(
 
     table = np.zeros((len(csrs), NUM_FIELDS), np.int64)
     for i, (csr, a) in enumerate(zip(csrs, arrays, strict=True)):
-        table[i, :12] = [
+        table[i, :14] = [
             address(column)
             for column in (
-                a.rowptr, a.words, a.times, a.sampled_time, a.delay, a.max_delay, a.delta_rowptr,
-                a.delta_words, a.delta_times, a.delta_sampled_time, a.delta_delay, a.delta_rank,
+                a.rowptr, a.words, a.times, a.sampled_time, a.time_guide, a.delay, a.max_delay,
+                a.delta_rowptr, a.delta_words, a.delta_times, a.delta_sampled_time, a.delta_time_guide,
+                a.delta_delay, a.delta_rank,
             )
         ]  # fmt: skip
-        table[i, 12:18] = (
+        table[i, 14:20] = (
             a.num_base, len(a.delay) > 0, len(a.delta_delay) > 0, a.has_delay, a.has_delta, source_code[i],
         )  # fmt: skip
         if with_ranges and not a.has_delay and csr.num_edges < 2**31:
@@ -120,6 +121,7 @@ def edges_like(edges, table, at):
         pointer_like(edges.words, table[at]),
         pointer_like(edges.times, table[at + 1]),
         pointer_like(edges.sampled_time, table[at + 2]),
+        pointer_like(edges.time_guide, table[at + 3]),
         edges.num_words,
         edges.num_times,
     )
@@ -133,18 +135,18 @@ def csr_of(like, table, e):
         pointer_like(like.rowptr, table[at]),
         edges_like(like.edges, table, at + 1),
         like.edge_weight,  # not looked at
-        pointer_like(like.delay, table[at + 4]),
-        pointer_like(like.max_delay, table[at + 5]),
-        pointer_like(like.delta_rowptr, table[at + 6]),
-        edges_like(like.delta_edges, table, at + 7),
+        pointer_like(like.delay, table[at + 5]),
+        pointer_like(like.max_delay, table[at + 6]),
+        pointer_like(like.delta_rowptr, table[at + 7]),
+        edges_like(like.delta_edges, table, at + 8),
         like.delta_weight,
-        pointer_like(like.delta_delay, table[at + 10]),
-        pointer_like(like.delta_rank, table[at + 11]),
-        table[at + 12],
-        table[at + 13] != 0,
-        table[at + 14] != 0,
+        pointer_like(like.delta_delay, table[at + 12]),
+        pointer_like(like.delta_rank, table[at + 13]),
+        table[at + 14],
         table[at + 15] != 0,
         table[at + 16] != 0,
+        table[at + 17] != 0,
+        table[at + 18] != 0,
     )
 
 

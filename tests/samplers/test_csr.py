@@ -226,6 +226,8 @@ def test_validate_finds_wrong_helpers(tmp_path):
     csr = TemporalCSR.from_edge_index(edge_index, torch.arange(40), num_rows=1, num_cols=40, row="source")
     with pytest.raises(ValueError, match="sampled_time"):
         replace(csr, sampled_time=torch.zeros_like(csr.sampled_time)).validate()
+    with pytest.raises(ValueError, match="time_guide"):
+        replace(csr, time_guide=csr.time_guide + 1).validate()
     grown = csr.append(torch.tensor([[0, 0], [1, 2]]), torch.tensor([7, 90]), row="source")
     grown.validate()
     with pytest.raises(ValueError, match="delta_rank"):

@@ -15,6 +15,7 @@ from samplers import (
     TemporalCSR,
     UniformNeighborSampler,
     WeightedNeighborSampler,
+    count_edges,
     random_walks,
 )
 from tests.reference import samplers as reference
@@ -186,6 +187,35 @@ def test_engines_agree_before_and_after_compaction(strategy, grown, asked, bound
     ]
     for other in drawn[1:]:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(drawn[0], other, strict=True))
+
+
+EXTREME = 2**63 - 1
+SPREADS = {
+    "even": torch.arange(3000) * 7,
+    "growing gaps": (1.01 ** torch.arange(3000).double()).long(),
+    "two bursts": torch.cat([torch.arange(1500), 10**12 + torch.arange(1500)]),
+    "all at once": torch.full((3000,), 5),
+    "many ties": torch.arange(3000) // 100,
+    "nanoseconds": 1_700_000_000_000_000_000 + torch.arange(3000) * 1_000,
+    "the whole range": torch.tensor([-EXTREME - 1, *[0] * 1500, *[1] * 1498, EXTREME]),
+}
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_long_rows_are_searched_alike_however_their_times_are_spread(spread):
+    """The guide of a row's times only tells where to begin: engines agree next to every edge's time."""
+    time = SPREADS[spread]
+    row = torch.arange(6000) // 3000  # a second row behind it has the same times
+    csr = TemporalCSR.from_edge_index(
+        torch.stack([row, torch.zeros_like(row)]), time.repeat(2), num_rows=2, num_cols=1, row="source"
+    )
+    csr.validate()
+    near = [time, time - (time > -EXTREME - 1).long(), time + (time < EXTREME).long()]
+    asked = torch.cat([*near, torch.tensor([-EXTREME - 1, EXTREME])])
+    for node in (torch.zeros_like(asked), torch.ones_like(asked)):
+        found = count_edges(csr, node, asked, engine="numba")
+        assert torch.equal(found, torch.searchsorted(time, asked))
+        assert torch.equal(found, count_edges(csr, node, asked, engine="torch"))
 
 
 def test_engines_agree_on_rows_of_many_lengths():
