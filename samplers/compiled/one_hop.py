@@ -251,10 +251,11 @@ def draw_distinct(number, width, count, query, bins):
         shift += 1
     for word in range(bins.num_bins >> 6):
         bins.bits[word] = np.uint64(0)
+    for slot in range(width):  # a loop of its own, which becomes vector code
+        number[slot] = np.int64(uniform(mix(query, np.int64(slot))) * (count - width + slot + 1))
     num_spilled = 0
     for slot in range(width):
-        last = count - width + slot
-        drawn = np.int64(uniform(mix(query, np.int64(slot))) * (last + 1))
+        last, drawn = count - width + slot, number[slot]
         place = drawn >> shift
         if bins.bits[place >> 6] >> np.uint64(place & 63) & np.uint64(1):
             is_taken = bins.held[place] == drawn
