@@ -77,10 +77,11 @@ class TemporalCSR:
     time_guide: Int32[Tensor, " num_samples"] | None = None
 
     def __post_init__(self) -> None:
-        if self.sampled_time is None:
-            object.__setattr__(self, "sampled_time", sample_times(self.edge_time))
+        sampled_time = sample_times(self.edge_time) if self.sampled_time is None else self.sampled_time
+        object.__setattr__(self, "sampled_time", sampled_time)
         if self.time_guide is None:
-            object.__setattr__(self, "time_guide", guide_times(self.rowptr, cast(Tensor, self.sampled_time)))
+            _check_rowptr(self.rowptr, len(self.records))
+            object.__setattr__(self, "time_guide", guide_times(self.rowptr, sampled_time))
         for name, column in self.edge_columns().items():
             if len(column) != len(self.records):
                 raise ValueError(
@@ -327,10 +328,7 @@ class TemporalCSR:
             if self.delta_rank is None or not torch.equal(rank, self.delta_rank):
                 raise ValueError("delta_rank must be the ranks of the delta's edges: append them again")
             return
-        if len(self.rowptr) == 0 or int(self.rowptr[0]) != 0 or int(self.rowptr[-1]) != self.num_edges:
-            raise ValueError(f"rowptr must begin with 0 and end with num_edges = {self.num_edges}")
-        if bool((self.rowptr.diff() < 0).any()):
-            raise ValueError("rowptr must not decrease")
+        _check_rowptr(self.rowptr, self.num_edges)
         check_ids("column", self.col, self.num_cols)
         _check_edges(self.edge_time, self.edge_id, self.edge_weight, self.available_time)
         if len(torch.unique(self.edge_id)) != self.num_edges:
@@ -350,9 +348,10 @@ class TemporalCSR:
                 f"row {int(row[where])} is not sorted by (time, edge id) at position {where}: "
                 "build it with TemporalCSR.from_edge_index"
             )
-        if not torch.equal(sample_times(self.edge_time), cast(Tensor, self.sampled_time)):
+        sampled_time = sample_times(self.edge_time)
+        if not torch.equal(sampled_time, cast(Tensor, self.sampled_time)):
             raise ValueError("sampled_time must be the time of every 16th record: build the CSR again")
-        if not torch.equal(guide_times(self.rowptr, self.sampled_time), cast(Tensor, self.time_guide)):
+        if not torch.equal(guide_times(self.rowptr, sampled_time), cast(Tensor, self.time_guide)):
             raise ValueError("time_guide must be that of sampled_time: build the CSR again")
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -414,6 +413,13 @@ def check_ids(name: str, ids: Tensor, num_ids: int) -> None:
     low, high = torch.aminmax(ids)
     if int(low) < 0 or int(high) >= num_ids:
         raise ValueError(f"{name} ids must lie in [0, {num_ids}), got [{int(low)}, {int(high)}]")
+
+
+def _check_rowptr(rowptr: Tensor, num_edges: int) -> None:
+    if len(rowptr) == 0 or int(rowptr[0]) != 0 or int(rowptr[-1]) != num_edges:
+        raise ValueError(f"rowptr must begin with 0 and end with num_edges = {num_edges}")
+    if bool((rowptr.diff() < 0).any()):
+        raise ValueError("rowptr must not decrease")
 
 
 def _check_edges(

@@ -93,7 +93,8 @@ MUTATIONS = (
     ),
     Mutation(
         "bound: search begins behind the part of the target (numba)", ROWS,
-        "reached = (np.float64(block.target[k]) - first)", "reached = 1 + (np.float64(block.target[k]) - first)",
+        "reached = (np.float64(block.target[k]) - first)",
+        "reached = 1 + (np.float64(block.target[k]) - first)",
         ENGINES, "long_rows",
     ),
     Mutation(

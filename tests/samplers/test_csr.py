@@ -221,6 +221,17 @@ def test_an_edge_that_is_never_known_is_never_seen():
         assert count_edges(csr, node, time, engine=engine).tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize(("rowptr", "message"), [([0, 1], "end with num_edges = 2"), ([0, 3, 2], "decrease")])
+def test_a_wrong_rowptr_is_named(rowptr, message):
+    csr = TemporalCSR.from_edge_index(
+        torch.tensor([[0, 1], [0, 1]]), torch.tensor([1, 2]), num_rows=2, num_cols=2, row="source"
+    )
+    with pytest.raises(ValueError, match=message):
+        TemporalCSR(rowptr=torch.tensor(rowptr), records=csr.records, num_cols=2)
+    with pytest.raises(ValueError, match=message):
+        replace(csr, rowptr=torch.tensor(rowptr)).validate()
+
+
 def test_validate_finds_wrong_helpers(tmp_path):
     edge_index = torch.stack([torch.zeros(40, dtype=torch.int64), torch.arange(40)])
     csr = TemporalCSR.from_edge_index(edge_index, torch.arange(40), num_rows=1, num_cols=40, row="source")
