@@ -277,8 +277,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the newest edge never drawn (numba)", ONE_HOP,
-        "uniform(mix(query, np.int64(slot))) * (last + 1))", "uniform(mix(query, np.int64(slot))) * last)",
-        **NUMBA,
+        "* (count - width + slot + 1))", "* (count - width + slot))", **NUMBA,
     ),
     Mutation(
         "the newest edge never drawn (torch)", "samplers/uniform.py",
