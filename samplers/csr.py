@@ -20,6 +20,7 @@ from samplers.edge_sort import (
     narrow,
     pack_records,
     row_maximum,
+    row_of_place,
     sample_times,
     sort_edges,
     take,
@@ -195,8 +196,7 @@ class TemporalCSR:
 
     def row_of_edge(self) -> Int64[Tensor, " num_base_edges"]:
         """Return the row of each edge, without the delta's edges."""
-        rows = torch.arange(self.num_rows, device=self.device)
-        return rows.repeat_interleave(self.rowptr.diff(), output_size=len(self.records))
+        return row_of_place(self.rowptr, len(self.records))
 
     def look_up(self, column: EdgeColumnName, position: Int64[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Read a column at positions; those of the delta's edges follow those of the base's.

@@ -85,7 +85,7 @@ def guide_times(rowptr: Tensor, sampled_time: Tensor) -> Tensor:
     """
     ptr = (rowptr + SAMPLING_STEP - 1) // SAMPLING_STEP
     size = ptr.diff()
-    row = torch.arange(len(size), device=rowptr.device).repeat_interleave(size, output_size=len(sampled_time))
+    row = row_of_place(ptr, len(sampled_time))
     start, size = ptr[row], size[row]
     first, last = sampled_time[start].double(), sampled_time[start + size - 1].double()
     part = ((sampled_time.double() - first) * (size / (last - first + 1))).long().minimum(size - 1)
@@ -102,9 +102,14 @@ def build_rowptr(row_node: Tensor, num_rows: int) -> Tensor:
 
 def row_maximum(rowptr: Tensor, values: Tensor) -> Tensor:
     """Return the largest of each row's values, which are not negative; 0 for an empty row."""
-    row = torch.arange(len(rowptr) - 1, device=rowptr.device)
-    row = row.repeat_interleave(rowptr.diff(), output_size=len(values))
+    row = row_of_place(rowptr, len(values))
     return torch.zeros_like(rowptr[1:]).scatter_reduce(0, row, values.long(), "amax")
+
+
+def row_of_place(ptr: Tensor, num_places: int) -> Tensor:
+    """Return the row of each of so many places, of rows that begin where ``ptr`` says."""
+    rows = torch.arange(len(ptr) - 1, device=ptr.device)
+    return rows.repeat_interleave(ptr.diff(), output_size=num_places)
 
 
 def sort_edges(row_node: Tensor, time: Tensor, edge_id: Tensor | None) -> Tensor | None:

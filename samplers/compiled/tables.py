@@ -169,7 +169,7 @@ def number_rows(
             for query in range(begin, end):
                 place, behind = query * per_row, (query + 1) * per_row
                 real = end_of_real(mask_at, place, behind)
-                if is_direct and query + 1 < end:
+                if is_direct and query + 1 < end:  # the next query's slots come while this one is numbered
                     for at in range(behind, behind + per_row):
                         prefetch(table.slot, node_at[at])
                 if not is_direct:
