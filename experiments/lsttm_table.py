@@ -384,7 +384,7 @@ class LSTTMTable:
             else:
                 print(f"left out: {row.name}, {len(finished)} of {len(parts)} parts are finished ({group})")
         name = "lsttm_table" if group == "main" else "lsttm_ablations"
-        if not found:
+        if not found or (group == "ablations" and list(found) == [CANDIDATE]):  # nothing to compare it with
             return None
         described = [self._describe(self.by_name[model], group) for model in found]
         results = self._folder_of(name, described)

@@ -222,6 +222,15 @@ def test_a_table_with_less_in_it_does_not_take_the_place_of_a_stored_one(root, f
 
 
 @pytest.mark.slow
+def test_lsttm_without_its_ablations_makes_no_table_of_ablations(root, finished, tmp_path):
+    options = {"results": tmp_path, "work": root / "work", "figure": tmp_path / "hours.svg"}
+    LSTTMTable(replace(finished.config, only_tables=True), rows=TABLE_ROWS[:3], **options).run()
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {
+        f"lsttm_table{end}.jsonl" for end in ("", ".tests", ".rows")
+    }
+
+
+@pytest.mark.slow
 def test_a_part_is_pooled_as_it_was_scored(root, finished):
     (spec, *_) = finished.specs(TABLE_ROWS[1], "main")
     part = finished.runner.store.find(spec)
