@@ -106,8 +106,11 @@ def row_maximum(rowptr: Tensor, values: Tensor) -> Tensor:
     return torch.zeros_like(rowptr[1:]).scatter_reduce(0, row, values.long(), "amax")
 
 
-def row_of_place(ptr: Tensor, num_places: int) -> Tensor:
-    """Return the row of each of so many places, of rows that begin where ``ptr`` says."""
+def row_of_place(ptr: Tensor, num_places: int | None = None) -> Tensor:
+    """Return the row of each place, of rows that begin where ``ptr`` says.
+
+    ``num_places`` is how many there are, where the caller knows: a GPU need not be asked.
+    """
     rows = torch.arange(len(ptr) - 1, device=ptr.device)
     return rows.repeat_interleave(ptr.diff(), output_size=num_places)
 

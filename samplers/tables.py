@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samplers.edge_sort import row_of_place
 from samplers.one_hop import Loop
 
 PIECE = 1 << 15  # candidates that are sampled and numbered while they are in a core's cache
@@ -145,12 +146,12 @@ class NodeTable:
 
     def _insert(self, candidates: list[Candidates], known: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         device, num_groups = self.node.device, len(candidates[0].group_ptr) - 1
-        known_group = [_group_of_row(ptr, num_groups) for ptr in known]
+        known_group = [row_of_place(ptr) for ptr in known]
         first_known = int(known[0][0]) if known else len(self.node)
         groups, nodes, times = known_group, [self.node[first_known:]], [self.time[first_known:]]
         for part in candidates:
             row = part.mask.nonzero()[:, 0]
-            groups = [*groups, _group_of_row(part.group_ptr, num_groups)[row]]
+            groups = [*groups, row_of_place(part.group_ptr, len(part.mask))[row]]
             nodes.append(part.node[part.mask])
             times.append(part.time[part.mask] if part.time.dim() == 2 else part.time[row])
         group, node, time = (torch.cat(columns) for columns in (groups, nodes, times))
@@ -204,10 +205,6 @@ def number_in_order(key: Tensor) -> tuple[Tensor, Tensor]:
 def with_zero(total: Tensor) -> Tensor:
     """Put a 0 before running totals."""
     return torch.cat([total.new_zeros(1), total])
-
-
-def _group_of_row(group_ptr: Tensor, num_groups: int) -> Tensor:
-    return torch.arange(num_groups, device=group_ptr.device).repeat_interleave(group_ptr.diff())
 
 
 def _cut(group_ptr: np.ndarray, width: np.ndarray, num_pieces: int) -> tuple[np.ndarray, np.ndarray]:
