@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from samplers.csr import TemporalCSR
+from samplers.edge_sort import row_of_place
 
 NodeType = str
 EdgeType = tuple[str, str, str]
@@ -88,8 +89,7 @@ class EventHistory:
 
     def query_of_event(self) -> Int64[Tensor, " num_events"]:
         """Return the query that each event belongs to."""
-        queries = torch.arange(len(self.ptr) - 1, device=self.ptr.device)
-        return queries.repeat_interleave(self.ptr.diff())
+        return row_of_place(self.ptr, len(self.neighbor))
 
     def to(self, device: torch.device | str) -> "EventHistory":
         """Copy to another device."""
