@@ -214,7 +214,7 @@ def prefetch(typing_context, pointer, index):
         word = ir.IntType(32)
         declared = ir.FunctionType(ir.VoidType(), [line.type, word, word, word])
         function = cgutils.get_or_insert_function(builder.module, declared, "llvm.prefetch.p0i8")
-        builder.call(function, [line, word(0), word(3), word(1)])  # for reading, into all caches, data
+        builder.call(function, [line, word(0), word(2), word(1)])  # for reading, into L2, data
         return context.get_dummy_value()
 
     return types.void(pointer, index), generate
