@@ -249,10 +249,21 @@ def draw_distinct(number, width, count, query, bins):
     shift = np.int64(0)  # a bin for so many numbers that follow each other
     while (count - 1) >> shift >= bins.num_bins:
         shift += 1
-    for word in range(bins.num_bins >> 6):
+    num_words = (((count - 1) >> shift) >> 6) + 1
+    for word in range(num_words):
         bins.bits[word] = np.uint64(0)
     for slot in range(width):  # a loop of its own, which becomes vector code
         number[slot] = np.int64(uniform(mix(query, np.int64(slot))) * (count - width + slot + 1))
+    if num_words == 1:  # a number fits in one bit of a word, which stays in a register
+        bits = np.uint64(0)
+        for slot in range(width):
+            before = bits
+            bits |= np.uint64(1) << np.uint64(number[slot])
+            bits |= np.uint64(bits == before) << np.uint64(count - width + slot)  # taken: the last
+        for size in range(width):
+            number[size] = lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+        return width
     num_spilled = 0
     for slot in range(width):
         last, drawn = count - width + slot, number[slot]
@@ -271,7 +282,7 @@ def draw_distinct(number, width, count, query, bins):
             bins.bits[place >> 6] |= np.uint64(1) << np.uint64(place & 63)
             bins.held[place] = drawn
     size = 0
-    for word in range(bins.num_bins >> 6):
+    for word in range(num_words):
         bits = bins.bits[word]
         while bits:
             number[size] = bins.held[(word << 6) + lowest_bit(bits)]

@@ -426,8 +426,8 @@ def narrow_by_guide(edges, block, num_queries):
     """
     low, length, part = block.low, block.length, block.part
     for k in range(num_queries):
+        prefetch(edges.sampled_time, low[k])
         if length[k] > FEW_SAMPLES:
-            prefetch(edges.sampled_time, low[k])
             prefetch(edges.sampled_time, low[k] + length[k] - 1)
     for k in range(num_queries):
         if length[k] > FEW_SAMPLES:
@@ -450,6 +450,8 @@ def narrow_by_guide(edges, block, num_queries):
 def bisect_block(rowptr, edges, block, row, first, num_queries, rank):
     """Add to each ``rank`` the number of edges in the query's row whose time is below its target."""
     low, length, target = block.low, block.length, block.target
+    for k in range(num_queries):
+        prefetch(rowptr, row[first + k])
     for k in range(num_queries):
         begin, end = rowptr[row[first + k]], rowptr[row[first + k] + 1]
         rank[k] -= begin

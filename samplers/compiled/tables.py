@@ -180,17 +180,17 @@ def number_rows(
                         num_rows += found == num_rows
                 elif first_mark == first_new_mark:  # rows follow from marks
                     for at in range(place, real):
-                        mark = mark_node(table, node_at[at], first_mark, num_rows, shift)
+                        mark, is_new = mark_node(table, node_at[at], first_mark, num_rows, shift)
                         neighbor_at[at] = mark - shift
-                        num_rows += mark == num_rows + shift
+                        num_rows += is_new
                 else:
                     for at in range(place, real):
-                        mark = mark_node(table, node_at[at], first_mark, num_rows, shift)
+                        mark, is_new = mark_node(table, node_at[at], first_mark, num_rows, shift)
                         if mark >= first_new_mark:
                             neighbor_at[at] = mark - shift
                         else:
                             neighbor_at[at] = known_row(known_ptr, group, mark - first_mark)
-                        num_rows += mark == num_rows + shift
+                        num_rows += is_new
                 for at in range(real, behind):
                     neighbor_at[at] = 0
             if is_direct:
@@ -235,13 +235,13 @@ def mark_known(table, known_ptr, group, state):
 
 @compiled
 def mark_node(table, node, first_mark, num_rows, shift):
-    """Mark of a node in its group; if it is new, that of the next row, whose node it becomes."""
+    """Mark of a node in its group, and whether it is new: then that of the next row, whose node it becomes."""
     mark = np.int64(table.slot[node])
     is_new = mark < first_mark  # as often as not: no branch
     mark += is_new * (num_rows + shift - mark)
     table.slot[node] = mark
     table.node[num_rows] = node
-    return mark
+    return mark, is_new
 
 
 @compiled
