@@ -19,7 +19,7 @@ from samplers.neighbors import (
 from samplers.one_hop import OneHopSampler
 from samplers.queries import Bound, Engine, check_options, use_compiled
 from samplers.recent import RecentNeighborSampler
-from samplers.tables import Candidates, NodeTable, group_times, with_zero
+from samplers.tables import Candidates, NodeTable, group_times, ptr_of_groups
 
 NextHopBound = Literal["seed", "edge"]
 FanOut = Sequence[int] | Mapping[EdgeType, Sequence[int]]
@@ -153,11 +153,10 @@ class MultiHopSampler:
             group, num_groups = torch.zeros_like(group), 1
         seed_index = {}
         for (name, (node, time)), groups in zip(seeds.items(), group.split(sizes), strict=True):
-            in_order = bool((groups[1:] >= groups[:-1]).all())
+            group_ptr, in_order = ptr_of_groups(groups, num_groups, compiled=compiled)
             order = None if in_order else torch.argsort(groups, stable=True)
             if order is not None:
-                node, time, groups = node[order], time[order], groups[order]
-            group_ptr = with_zero(torch.bincount(groups, minlength=num_groups).cumsum(0))
+                node, time = node[order], time[order]
             if repeat_seeds:
                 tables[name].add_rows(node, time, group_ptr)
                 row = torch.arange(len(node), device=node.device)

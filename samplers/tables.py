@@ -90,7 +90,8 @@ class NodeTable:
 
         num_rows, amount = len(self.node), sum(part.node.numel() for part in candidates)
         node, time = (torch.empty(num_rows + amount, dtype=torch.int64) for _ in range(2))
-        node[:num_rows], time[:num_rows] = self.node, self.time
+        if num_rows:
+            node[:num_rows], time[:num_rows] = self.node, self.time
         nodes = [part.node.contiguous() for part in candidates]
         times, masks = (
             [getattr(part, name).contiguous() for part in candidates] for name in ("time", "mask")
@@ -99,11 +100,9 @@ class NodeTable:
             nodes[kind] if part.loop is not None else torch.empty_like(nodes[kind])
             for kind, part in enumerate(candidates)
         ]
-        group_ptr = np.stack([part.group_ptr.numpy() for part in candidates])
+        group_ptr = _rows([part.group_ptr for part in candidates])
         num_groups = group_ptr.shape[1] - 1
-        known_ptr = (
-            np.stack([ptr.numpy() for ptr in known]) if known else np.empty((0, num_groups + 1), np.int64)
-        )
+        known_ptr = _rows(known) if known else np.empty((0, num_groups + 1), np.int64)
         width = np.array([part.node.shape[1] for part in candidates])
         group, cut = _cut(group_ptr, width, _num_pieces(candidates))
         by_edge_time = candidates[0].time.dim() == 2
@@ -115,10 +114,7 @@ class NodeTable:
         new_ptr = np.empty(num_groups + 1, np.int64)
         state = np.array([num_rows, -1, 0, 0, 0])
         numbering = (
-            _addresses(nodes),
-            _addresses(times),
-            _addresses(masks),
-            _addresses(rows),
+            *np.array([[c.data_ptr() for c in columns] for columns in (nodes, times, masks, rows)]),
             width,
             by_edge_time,
             group_ptr,
@@ -191,6 +187,17 @@ def group_times(time: Tensor, *, compiled: bool) -> tuple[Tensor, int]:
     return group, group_equal(time.contiguous().numpy(), group.numpy())
 
 
+def ptr_of_groups(group: Tensor, num_groups: int, *, compiled: bool) -> tuple[Tensor, bool]:
+    """Return where each group begins once its rows lie side by side, and whether they lie so."""
+    if not compiled:
+        ptr = with_zero(torch.bincount(group, minlength=num_groups).cumsum(0))
+        return ptr, bool((group[1:] >= group[:-1]).all())
+    from samplers.compiled.tables import count_groups
+
+    ptr = torch.empty(num_groups + 1, dtype=torch.int64)
+    return ptr, count_groups(group.numpy(), ptr.numpy())
+
+
 def number_in_order(key: Tensor) -> tuple[Tensor, Tensor]:
     """Give distinct keys a number by first appearance; also return the index where each appears first."""
     distinct, code = torch.unique(key, return_inverse=True)
@@ -214,20 +221,12 @@ def _cut(group_ptr: np.ndarray, width: np.ndarray, num_pieces: int) -> tuple[np.
         The group at each of the ``num_pieces + 1`` cuts, and each edge type's first row behind it.
 
     """
-    num_types, num_groups = group_ptr.shape[0], group_ptr.shape[1] - 1
-    if num_pieces == 1:
-        return np.array([0, num_groups - 1]), group_ptr[:, [0, -1]].T.copy()
-    amount = (np.diff(group_ptr) * width[:, None]).T.ravel()
-    total = amount.cumsum()
-    target = total[-1] * np.arange(1, num_pieces) // num_pieces
-    part = np.searchsorted(total, target, side="right")
-    group, kind = np.divmod(part, num_types)
-    cut = np.empty((num_pieces + 1, num_types), np.int64)
-    cut[0], cut[-1] = group_ptr[:, 0], group_ptr[:, -1]
-    for other in range(num_types):
-        cut[1:-1, other] = group_ptr[other, group + (other < kind)]
-    cut[np.arange(1, num_pieces), kind] += (target - total[part] + amount[part]) // width[kind]
-    return np.concatenate([[0], group, [num_groups - 1]]), cut
+    from samplers.compiled.tables import cut_pieces
+
+    group = np.empty(num_pieces + 1, np.int64)
+    cut = np.empty((num_pieces + 1, len(width)), np.int64)
+    cut_pieces(group_ptr, width, group, cut)
+    return group, cut
 
 
 def _num_pieces(candidates: list[Candidates]) -> int:
@@ -247,8 +246,9 @@ def _largest_group(group_ptr: np.ndarray, width: np.ndarray, known_ptr: np.ndarr
     return int(amount.max(initial=0))
 
 
-def _addresses(columns: list[Tensor]) -> np.ndarray:
-    return np.array([column.data_ptr() for column in columns])
+def _rows(columns: list[Tensor]) -> np.ndarray:
+    """Put columns of one length below each other; without a copy, if there is one alone."""
+    return columns[0].numpy()[None] if len(columns) == 1 else np.stack([column.numpy() for column in columns])
 
 
 def _pair_keys(node: Tensor, time: Tensor) -> Tensor:

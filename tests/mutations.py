@@ -116,6 +116,22 @@ MUTATIONS = (
         "bound: the leak check takes ties", QUERIES,
         'return edge_time < time if bound == "strict" else edge_time <= time', "return edge_time <= time",
     ),
+    Mutation(
+        "a taken number leaves its slot to none, in a register (numba)", ONE_HOP,
+        "bits |= np.uint64(bits == before) << np.uint64(count - width + slot)",
+        "bits |= np.uint64(0)",
+        ENGINES, "few_and_many",
+    ),
+    Mutation(
+        "a register is thought to hold all that one word of bins does (numba)", ONE_HOP,
+        "if count <= 64:  # a bit", "if count <= 128:  # a bit",
+        ENGINES, "few_and_many",
+    ),
+    Mutation(
+        "a fifth number of a word of bins is forgotten (numba)", ONE_HOP,
+        "        while bits:\n            number[end]", "        while False:\n            number[end]",
+        ENGINES, "few_and_many",
+    ),
     Mutation("first edge dropped (numba)", ROWS, "block.start[k] = 0\n", "block.start[k] = 1\n", **NUMBA),
     Mutation(
         "first edge dropped (torch)", QUERIES,

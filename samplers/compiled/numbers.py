@@ -73,3 +73,14 @@ def lowest_bit(typing_context, word):
         return context.cast(builder, place, types.uint64, types.int64)
 
     return types.int64(types.uint64), generate
+
+
+@intrinsic
+def num_bits(typing_context, word):
+    """How many bits a word of 64 bits, which is not 0, needs."""
+
+    def generate(context, builder, signature, arguments):
+        leading = builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        return builder.sub(ir.Constant(ir.IntType(64), 64), leading)
+
+    return types.int64(types.uint64), generate

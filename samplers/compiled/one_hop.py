@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from samplers.compiled.jit import compiled
-from samplers.compiled.numbers import fixed_point_exp2, log2, lowest_bit, mix, query_state, uniform
+from samplers.compiled.numbers import fixed_point_exp2, log2, lowest_bit, mix, num_bits, query_state, uniform
 from samplers.compiled.rows import (
     BLOCK,
     BLOCK_COLUMNS,
@@ -34,6 +34,8 @@ from samplers.compiled.rows import (
 )
 
 EDGE_WEIGHT, DEGREE, RECENCY = 0, 1, 2
+FEW_BITS = 4  # of a word of bins; most have no more
+LAST_BIT = np.uint64(1 << 63)
 
 
 class Slots(NamedTuple):
@@ -241,20 +243,17 @@ def count_bins(width):
 
 @compiled
 def draw_distinct(number, width, count, query, bins):
-    """Draw ``width`` of the numbers below ``count`` by Floyd's algorithm, ascending; all if no more."""
+    """Draw ``width`` of the numbers below ``count`` by Floyd's algorithm, ascending; all if no more.
+
+    ``number`` has room for FEW_BITS more, which are overwritten.
+    """
     if count <= width:
         for j in range(count):
             number[j] = j
         return count
-    shift = np.int64(0)  # a bin for so many numbers that follow each other
-    while (count - 1) >> shift >= bins.num_bins:
-        shift += 1
-    num_words = (((count - 1) >> shift) >> 6) + 1
-    for word in range(num_words):
-        bins.bits[word] = np.uint64(0)
     for slot in range(width):  # a loop of its own, which becomes vector code
         number[slot] = np.int64(uniform(mix(query, np.int64(slot))) * (count - width + slot + 1))
-    if num_words == 1:  # a number fits in one bit of a word, which stays in a register
+    if count <= 64:  # a bit of one word for each number, which stays in a register
         bits = np.uint64(0)
         for slot in range(width):
             before = bits
@@ -264,6 +263,11 @@ def draw_distinct(number, width, count, query, bins):
             number[size] = lowest_bit(bits)
             bits &= bits - np.uint64(1)
         return width
+    # 2^shift numbers that follow each other share a bin
+    shift = max(num_bits(np.uint64(count - 1)) - num_bits(np.uint64(bins.num_bins - 1)), 0)
+    num_words = ((count - 1) >> shift + 6) + 1
+    for word in range(num_words):
+        bins.bits[word] = np.uint64(0)
     num_spilled = 0
     for slot in range(width):
         last, drawn = count - width + slot, number[slot]
@@ -283,11 +287,16 @@ def draw_distinct(number, width, count, query, bins):
             bins.held[place] = drawn
     size = 0
     for word in range(num_words):
-        bits = bins.bits[word]
-        while bits:
-            number[size] = bins.held[(word << 6) + lowest_bit(bits)]
-            size += 1
+        bits, end = bins.bits[word], size
+        for j in range(FEW_BITS):  # without asking whether there are so many: the answer is not foreseen
+            number[size + j] = bins.held[(word << 6) + lowest_bit(bits | LAST_BIT)]
+            end += bits != 0
             bits &= bits - np.uint64(1)
+        while bits:
+            number[end] = bins.held[(word << 6) + lowest_bit(bits)]
+            end += 1
+            bits &= bits - np.uint64(1)
+        size = end
     for j in range(num_spilled):
         insert(number, size + j, bins.spilled[j])
     return width
@@ -311,7 +320,7 @@ def draw_uniform(first, stop, arrays, seed, seed_time, inclusive, window, replac
     scratch = np.empty((BLOCK_COLUMNS, BLOCK), np.int64)
     block = open_block(scratch)
     width = slots.width
-    rank_array, count_array = np.empty((BLOCK, width), np.int64), np.empty(BLOCK, np.int64)
+    rank_array, count_array = np.empty(BLOCK * width + FEW_BITS, np.int64), np.empty(BLOCK, np.int64)
     ranks, num_drawn = pointer_to(rank_array), pointer_to(count_array)
     num_bins = count_bins(width)
     bit_array, held_array = np.empty(num_bins >> 6, np.uint64), np.empty(num_bins, np.int64)

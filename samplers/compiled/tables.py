@@ -43,6 +43,41 @@ def group_equal(value, group):
 
 
 @compiled
+def count_groups(group, ptr):
+    """Write where each group begins once its rows lie side by side; return whether they lie so."""
+    in_order = True
+    ptr[:] = 0
+    for i in range(len(group)):
+        ptr[group[i] + 1] += 1
+        in_order &= i == 0 or group[i - 1] <= group[i]
+    for i in range(1, len(ptr)):
+        ptr[i] += ptr[i - 1]
+    return in_order
+
+
+@compiled
+def cut_pieces(group_ptr, width, group, cut):
+    """Cut querying rows into pieces of equal candidates: see ``samplers.tables``."""
+    num_types, num_groups, num_pieces = group_ptr.shape[0], group_ptr.shape[1] - 1, len(group) - 1
+    total = np.int64(0)
+    for kind in range(num_types):
+        total += (group_ptr[kind, num_groups] - group_ptr[kind, 0]) * width[kind]
+        cut[0, kind], cut[num_pieces, kind] = group_ptr[kind, 0], group_ptr[kind, num_groups]
+    group[0], group[num_pieces] = 0, num_groups - 1
+    piece, passed = 1, np.int64(0)
+    for number in range(num_groups):
+        for kind in range(num_types):
+            amount = (group_ptr[kind, number + 1] - group_ptr[kind, number]) * width[kind]
+            while piece < num_pieces and passed + amount > total * piece // num_pieces:
+                group[piece] = number
+                for other in range(num_types):
+                    cut[piece, other] = group_ptr[other, number + (other < kind)]
+                cut[piece, kind] += (total * piece // num_pieces - passed) // width[kind]
+                piece += 1
+            passed += amount
+
+
+@compiled
 def hash_size(amount):
     """Size of a hash table for so many rows: a power of two, at least twice as many."""
     size = np.int64(16)
@@ -235,7 +270,7 @@ def mark_known(table, known_ptr, group, state):
 
 @compiled
 def mark_node(table, node, first_mark, num_rows, shift):
-    """Mark of a node in its group, and whether it is new: then that of the next row, whose node it becomes."""
+    """Mark of a node in its group, and whether it is new: then it is that of the next row."""
     mark = np.int64(table.slot[node])
     is_new = mark < first_mark  # as often as not: no branch
     mark += is_new * (num_rows + shift - mark)

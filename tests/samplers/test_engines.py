@@ -218,6 +218,28 @@ def test_long_rows_are_searched_alike_however_their_times_are_spread(spread):
         assert torch.equal(found, count_edges(csr, node, asked, engine="torch"))
 
 
+@pytest.mark.parametrize("num_neighbors", [1, 2, 3, 30, 40])
+def test_engines_draw_alike_from_few_and_many_edges(num_neighbors):
+    """The compiled draw has ways of its own for rows of up to 64 edges, of few bins and of many."""
+    length = torch.cat([torch.arange(140), torch.tensor([255, 256, 257, 1023, 1024, 1025, 2048, 2049, 5000])])
+    row = torch.arange(len(length)).repeat_interleave(length)
+    csr = TemporalCSR.from_edge_index(
+        torch.stack([row, torch.arange(len(row))]),
+        torch.zeros_like(row),
+        num_rows=len(length),
+        num_cols=len(row),
+        row="source",
+    )
+    seed, time = torch.arange(len(length)).repeat(20), torch.arange(1, 20 * len(length) + 1)
+    compiled, batched = (
+        UniformNeighborSampler(csr, num_neighbors, random_seed=3, engine=engine).sample(seed, time)
+        for engine in ("numba", "torch")
+    )
+    assert torch.equal(compiled.edge_id, batched.edge_id)
+    assert torch.equal(compiled.mask, batched.mask)
+    assert torch.equal(compiled.mask.sum(1), length.repeat(20).clamp(max=num_neighbors))
+
+
 def test_engines_agree_on_rows_of_many_lengths():
     """Rows longer than the blocks and bins of the compiled loops, and seeds enough for several blocks."""
     generator = torch.Generator().manual_seed(8)
