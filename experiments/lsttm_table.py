@@ -125,8 +125,13 @@ class TableConfig:
 
     @property
     def is_searched_form(self) -> bool:
-        """Whether queries know what they knew when the rows were searched; ablations are of this alone."""
+        """Whether queries know what they knew when the rows were searched."""
         return self.as_of == "period" and self.hours == DATA_SETTINGS[self.data].period_hours
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Return the tables to make: ablations are of the searched form alone."""
+        return ("main", "ablations") if self.is_searched_form else ("main",)
 
     def table_rows(self) -> list[TableRow]:
         """Return the chosen rows in the order of the table."""
@@ -208,7 +213,7 @@ class LSTTMTable:
             wanted = [
                 (row.name, spec)
                 for row in self.rows
-                for group in _groups(row)
+                for group in self._groups(row)
                 for spec in self.specs(row, group)
             ]
             names = {self._key(spec): name for name, spec in reversed(wanted)}
@@ -328,7 +333,7 @@ class LSTTMTable:
         fingerprint, counted = self.runner.inputs.fingerprint, set[str]()
         lines = [line for line in read_lines(self.search_path) if line["data"] == self.config.data]
         for row in self.rows:
-            specs = [spec for group in _groups(row) for spec in self.specs(row, group)]
+            specs = [spec for group in self._groups(row) for spec in self.specs(row, group)]
             specs = [spec for spec in specs if spec.key(fingerprint) not in counted]
             counted |= {spec.key(fingerprint) for spec in specs}
             finished = [part.cpu_seconds for spec in specs if (part := self.runner.store.find(spec))]
@@ -358,15 +363,18 @@ class LSTTMTable:
                 "from": source,
             }
 
+    def _groups(self, row: TableRow) -> list[Group]:
+        """Return the tables that a row stands in. LSTTM itself stands first among its ablations."""
+        groups = self.config.groups
+        return [group for group in groups if group == row.group or row.name == CANDIDATE]
+
     # ---- tables ----------------------------------------------------------------------------------
 
     def write_tables(self) -> None:
         """Write the main table and the ablations from finished parts; say which rows are left out."""
-        searched = self.config.is_searched_form
-        groups: tuple[Group, ...] = ("main", "ablations") if searched else ("main",)
-        for group in groups:
+        for group in self.config.groups:
             results = self._write_table(group)
-            if results is None or group != "main" or not searched:
+            if results is None or group != "main" or not self.config.is_searched_form:
                 continue
             figure = self.figure if results == self.stored else results / self.figure.name
             if draw_hours(results, self.config.data, figure):
@@ -374,7 +382,7 @@ class LSTTMTable:
 
     def _write_table(self, group: Group) -> Path | None:
         """Write a table and return the folder it went to; None where no row is finished."""
-        rows = [row for row in self.rows if group in _groups(row)]
+        rows = [row for row in self.rows if group in self._groups(row)]
         found = {}
         for row in rows:
             parts = [(spec, self.runner.store.find(spec)) for spec in self.specs(row, group)]
@@ -552,11 +560,6 @@ def _metrics_of(name: str) -> tuple[str, ...]:
     if name == "all":
         return OF_ALL
     return OF_PERIODS if name.startswith("period=") else ("auc",) if name.startswith("hour=") else ()
-
-
-def _groups(row: TableRow) -> tuple[Group, ...]:
-    """LSTTM itself stands first among its ablations."""
-    return ("main", "ablations") if row.name == CANDIDATE else (row.group,)
 
 
 def _plain(test: Comparison) -> dict[str, Any]:

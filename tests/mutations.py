@@ -127,11 +127,6 @@ MUTATIONS = (
         "if count <= 64:  # a bit", "if count <= 128:  # a bit",
         ENGINES, "few_and_many",
     ),
-    Mutation(
-        "a fifth number of a word of bins is forgotten (numba)", ONE_HOP,
-        "        while bits:\n            number[end]", "        while False:\n            number[end]",
-        ENGINES, "few_and_many",
-    ),
     Mutation("first edge dropped (numba)", ROWS, "block.start[k] = 0\n", "block.start[k] = 1\n", **NUMBA),
     Mutation(
         "first edge dropped (torch)", QUERIES,

@@ -342,6 +342,8 @@ def test_as_of_the_query_has_a_table_of_its_own(root, finished, capsys):
     auc = {name: value([line for line in lines if line["data"] == name], "LSTTM", "auc") for name in names}
     assert auc["kuairand"] != auc["kuairand, as of the query"]
     assert "as of the instant of each query" in lsttm_section(root / "results", of_main_data=False)
+    of_one_seed = table(root, one.rows, as_of="query", seeds=(1,)).forecast()
+    assert {line["row"]: line["parts"] for line in of_one_seed} == {"DeepFM": 1, "LSTTM": 1}  # no ablations
 
 
 @pytest.mark.slow
