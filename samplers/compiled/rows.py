@@ -16,9 +16,9 @@ from torch import Tensor
 
 from samplers.compiled.jit import compiled
 from samplers.csr import TemporalCSR
-from samplers.edge_sort import SAMPLING_STEP
+from samplers.edge_sort import CACHE_LINE, SAMPLING_STEP
 
-RECORDS_PER_LINE = 4  # of a cache line of 64 bytes
+RECORDS_PER_LINE = CACHE_LINE // 16
 MIN_TIME, MAX_TIME = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
@@ -225,6 +225,8 @@ def prefetch_back(edges, last, count):
     """Ask for the records of so many edges from place ``last`` back."""
     for j in range(0, count, RECORDS_PER_LINE):
         prefetch(edges.times, (last - j) * edges.num_times)
+    if count > 0:  # which may lie on a line of its own
+        prefetch(edges.times, (last - count + 1) * edges.num_times)
 
 
 @compiled
@@ -477,8 +479,7 @@ def bisect_block(rowptr, edges, block, row, first, num_queries, rank):
         stop = min(low[k] * SAMPLING_STEP, end)
         low[k] = max((low[k] - 1) * SAMPLING_STEP + 1, begin)
         length[k] = stop - low[k]
-        for place in range(low[k], stop, RECORDS_PER_LINE):
-            prefetch(edges.times, place * edges.num_times)
+        prefetch_back(edges, stop - 1, length[k])
     longest = np.int64(SAMPLING_STEP)
     while longest > 1:
         for k in range(num_queries):
