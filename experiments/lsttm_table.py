@@ -136,9 +136,7 @@ class TableConfig:
     def table_rows(self) -> list[TableRow]:
         """Return the chosen rows in the order of the table."""
         rows = [row for row in self._all_rows() if not self.rows or row.name in self.rows]
-        if self.is_searched_form:
-            return rows
-        rows = [row for row in rows if row.group == "main"]
+        rows = [row for row in rows if row.group in self.groups]
         return [row for row in rows if self.as_of == "period" or not isinstance(row.config, BY_PERIOD)]
 
     @property

@@ -265,7 +265,7 @@ def draw_distinct(number, width, count, query, bins):
         return width
     # 2^shift numbers that follow each other share a bin
     shift = max(num_bits(np.uint64(count - 1)) - num_bits(np.uint64(bins.num_bins - 1)), 0)
-    num_words = ((count - 1) >> shift + 6) + 1
+    num_words = ((count - 1) >> (shift + 6)) + 1
     for word in range(num_words):
         bins.bits[word] = np.uint64(0)
     num_spilled = 0

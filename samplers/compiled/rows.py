@@ -18,7 +18,7 @@ from samplers.compiled.jit import compiled
 from samplers.csr import TemporalCSR
 from samplers.edge_sort import CACHE_LINE, SAMPLING_STEP
 
-RECORDS_PER_LINE = CACHE_LINE // 16
+RECORDS_PER_LINE = CACHE_LINE // 16  # narrow ones, of four words
 MIN_TIME, MAX_TIME = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
@@ -214,7 +214,8 @@ def prefetch(typing_context, pointer, index):
         word = ir.IntType(32)
         declared = ir.FunctionType(ir.VoidType(), [line.type, word, word, word])
         function = cgutils.get_or_insert_function(builder.module, declared, "llvm.prefetch.p0i8")
-        builder.call(function, [line, word(0), word(2), word(1)])  # for reading, into L2, data
+        # for reading, into L2, data: L2 waits for more lines at once than L1 does
+        builder.call(function, [line, word(0), word(2), word(1)])
         return context.get_dummy_value()
 
     return types.void(pointer, index), generate
